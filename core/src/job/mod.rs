@@ -1,0 +1,5 @@
+//! One job, from accept to finish reported (specification: job-runner-and-process).
+
+mod config;
+
+pub use config::*;

@@ -1,0 +1,40 @@
+//! Every bound of the product, by name, with what happens at it.
+
+use std::time::Duration;
+
+/// Whole limit of one Agent API exchange, connect to last body byte (agent-api §2.6). At it: a retryable time-out.
+pub const EXCHANGE: Duration = Duration::from_secs(60);
+/// Log bytes buffered plus unsettled per job (job-runner §6.8). At it: the output of the process is not read.
+pub const LOG_BUFFER_BYTES: u64 = 64 * 1024 * 1024;
+/// Fraction of [`LOG_BUFFER_BYTES`] below which reading resumes, in quarters.
+pub const LOG_RESUME_QUARTERS: u64 = 3;
+/// Chunk uploads of one job in flight (job-runner §6.11).
+pub const CHUNKS_IN_FLIGHT: usize = 3;
+/// Chunk size used when the job names none (job-runner §1).
+pub const CHUNK_BYTES_DEFAULT: u64 = 102_400;
+/// Log size after which one warning is logged, when the job names none.
+pub const LOG_SIZE_WARNING_BYTES: u64 = 1 << 30;
+/// Bytes inside one escape sequence after which the parser counts it as ended (job-runner §6.4).
+pub const ESCAPE_SEQUENCE_BYTES: usize = 64 * 1024;
+/// Header times waiting for upload (header-times). Beyond it: dropped with one warning.
+pub const HEADER_TIMES_WAITING: usize = 10_000;
+/// Total time of one chunk's attempts, of a flush, and of a job's finish (job-runner §1).
+pub const UPLOAD_TOTAL: Duration = Duration::from_secs(3600);
+/// Reading after the leader's exit, PTY (job-runner §5.8).
+pub const PTY_DRAIN: Duration = Duration::from_secs(10);
+/// Job ids that the debouncer queues (start-and-worker §9.8). At it: the newest is dropped with a warning.
+pub const QUEUED_JOBS: usize = 64;
+/// Accepted job ids a worker remembers. At it: the oldest is forgotten.
+pub const REMEMBERED_JOBS: usize = 64;
+/// How long a stop waits for a connect or acquire that is in flight (start-and-worker §9.11).
+pub const STOP_WAITS_FOR_ANSWER: Duration = Duration::from_secs(5);
+/// Client limit of one ping stream (start-and-worker §9.7).
+pub const STREAM: Duration = Duration::from_secs(60);
+/// Longest window between stream attempts.
+pub const STREAM_WINDOW_MAX: Duration = Duration::from_secs(64);
+/// Value of `BUILDKITE_MESSAGE` after which it is cut (job-runner §3.3).
+pub const MESSAGE_BYTES: usize = 65_536;
+/// Bytes of an error body that are quoted (agent-api §3).
+pub const ERROR_SNIPPET_BYTES: usize = 512;
+/// Workers of one process. At it: refused at start.
+pub const WORKERS: u32 = 10_000;

@@ -1,0 +1,5 @@
+//! # ibex-io: everything that acts
+//!
+//! The driver executes the commands of the core's machines in a world behind [`effects::Effects`]. Nothing here decides.
+
+pub mod effects;
