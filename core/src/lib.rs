@@ -23,6 +23,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod artifact;
 pub mod executor;
 pub mod job;
 pub mod limits;
