@@ -38,6 +38,9 @@ pub struct AgentConfig {
     pub cancel_signal_timeout: Duration,
     /// C.
     pub cancel_cleanup_timeout: Duration,
+    /// `kubernetes-exec`: the first SIGTERM or SIGINT is already the forced stop (start-and-worker §4).
+    #[serde(default)]
+    pub kubernetes_exec: bool,
     /// Systemd watchdog interval, if enabled.
     pub watchdog: Option<Duration>,
     /// The signal that interrupts a job's process.
