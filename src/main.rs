@@ -1,2 +1,22 @@
-//! .
-fn main() {}
+//! `ibex`: the command line. Called as `buildkite-agent` it is the same program, which is how jobs know it.
+//!
+//! This file lists the commands; everything else is one file per command. Dispatch looks at the first words only, so a command
+//! pays for nothing but itself: no other command's flags are read, no runtime is started and no TLS root is loaded before the
+//! command asks for it.
+
+#![allow(dead_code, reason = "the commands that use the rest of the flag layer land one by one")]
+
+mod cli;
+mod flags;
+mod job_commands;
+mod version;
+
+use cli::Command;
+use std::process::ExitCode;
+
+/// Every command, in the order of the help. To add one: declare its `Leaf` in its own file and name it here.
+static COMMANDS: &[Command] = &[Command::Group(&job_commands::ENV)];
+
+fn main() -> ExitCode {
+    cli::main(COMMANDS)
+}
