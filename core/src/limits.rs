@@ -38,3 +38,5 @@ pub const MESSAGE_BYTES: usize = 65_536;
 pub const ERROR_SNIPPET_BYTES: usize = 512;
 /// Workers of one process. At it: refused at start.
 pub const WORKERS: u32 = 10_000;
+/// One message of a ping stream. At it: the stream ends with resource_exhausted.
+pub const PING_FRAME_BYTES: usize = 4 * 1024 * 1024;
