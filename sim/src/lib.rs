@@ -1,1 +1,9 @@
-//! .
+//! # ibex-sim: the simulated world
+//!
+//! A run is a scenario and a seed. The real driver loop and real HTTP bytes run over a simulated network, with simulated
+//! processes, files and signals; faults are drawn from the seed; every property is checked on one observation trace.
+#![forbid(unsafe_code)]
+
+pub mod invariants;
+pub mod liveness;
+pub mod trace;

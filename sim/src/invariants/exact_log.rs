@@ -1,0 +1,183 @@
+//! V5: bytes read = bytes in acknowledged chunks + bytes in chunks counted as failed. No overlap; offsets and sequences
+//! contiguous (races §0.1; job-runner I8, I15–I18, I28).
+
+use super::view::{Job, View};
+use super::{Invariant, Violation};
+use crate::trace::Payload;
+use std::collections::BTreeMap;
+
+pub(super) const INVARIANT: Invariant =
+    Invariant { id: "V5", title: "exact log", rule: "job-runner I8, I15–I18: every byte read is in one chunk, uploaded or counted", check };
+
+struct Chunk {
+    entry: usize,
+    offset: u64,
+    data: Vec<u8>,
+    acknowledged: bool,
+}
+
+fn check(v: &View<'_>, out: &mut Vec<Violation>) {
+    for (id, job) in &v.jobs {
+        let chunks = collect(v, id, job, out);
+        let mut expected = 0;
+        for ((sequence, c), n) in chunks.iter().zip(1..) {
+            if *sequence != n {
+                out.push(Violation::at("V5", c.entry, format!("{id}: sequence {sequence} where {n} is next")));
+                return;
+            }
+            if c.offset != expected {
+                out.push(Violation::at("V5", c.entry, format!("{id}: chunk {sequence} has offset {} where {expected} is next", c.offset)));
+            }
+            expected += c.data.len() as u64;
+        }
+        if let Some((i, false)) = job.output_over
+            && (job.read.len() as u64) < job.printed
+        {
+            out.push(Violation::at("V5", i, format!("{id}: {} bytes were printed, {} were read", job.printed, job.read.len())));
+        }
+        if let Some(finish) = job.finishes.first() {
+            contents(v, id, job, &chunks, finish.sent, out);
+        }
+    }
+}
+
+fn collect(v: &View<'_>, id: &str, job: &Job<'_>, out: &mut Vec<Violation>) -> BTreeMap<u64, Chunk> {
+    let mut chunks: BTreeMap<u64, Chunk> = BTreeMap::new();
+    for c in &job.chunks {
+        let Some((sequence, offset, size, data)) = View::chunk(c) else { continue };
+        let Some(data) = data.filter(|d| d.len() as u64 == size) else {
+            out.push(Violation::at("V5", c.sent, format!("{id}: chunk {sequence} says {size} bytes, and its body does not have them")));
+            continue;
+        };
+        if size == 0 || size > v.setup.chunk_bytes {
+            out.push(Violation::at("V5", c.sent, format!("{id}: chunk {sequence} has {size} bytes, allowed are 1 to {}", v.setup.chunk_bytes)));
+        }
+        let chunk = chunks.entry(sequence).or_insert_with(|| Chunk { entry: c.sent, offset, data: data.to_vec(), acknowledged: false });
+        if chunk.offset != offset || chunk.data != data[..] {
+            out.push(Violation::at("V5", c.sent, format!("{id}: chunk {sequence} is not the same in every attempt")));
+        }
+        chunk.acknowledged |= c.ok();
+    }
+    chunks
+}
+
+/// The chunks together are what was read; those that never arrived are counted in the finish.
+fn contents(v: &View<'_>, id: &str, job: &Job<'_>, chunks: &BTreeMap<u64, Chunk>, finish: usize, out: &mut Vec<Violation>) {
+    let Some(Payload::Finish { chunks_failed, .. }) = job.finishes.first().map(|c| &c.request.payload) else { return };
+    let lost = chunks.values().filter(|c| !c.acknowledged).count() as u64;
+    let forced = job.worker.is_some_and(|w| v.forced_stop(w).is_some());
+    let known = *chunks_failed == lost;
+    // Chunks that were cut but never sent are seen by nobody; only a stop budget may leave them.
+    if *chunks_failed < lost || (!known && !forced) {
+        out.push(Violation::at("V5", finish, format!("{id}: {lost} chunks were never acknowledged, the finish tells of {chunks_failed}")));
+    }
+    let stream: Vec<u8> = chunks.values().flat_map(|c| c.data.iter().copied()).collect();
+    let text = if v.setup.ansi_timestamps { without_timestamps(&stream) } else { stream };
+    let own = own_lines(&text);
+    let rest = &text[own..];
+    let whole = rest == &job.read[..] || text[..] == job.read[..];
+    let part = !known && (job.read.starts_with(rest) || job.read.starts_with(&text));
+    // Lines of the runner come before the process or instead of it, so what follows them is the process's.
+    if !whole && !part {
+        let same = rest.iter().zip(&job.read).take_while(|(a, b)| a == b).count();
+        let text = format!("{id}: {} bytes were read, {} are in chunks, and they differ from byte {same} on", job.read.len(), rest.len());
+        out.push(Violation::at("V5", finish, text));
+    }
+}
+
+/// Length of the lines at the start that the runner wrote itself (job-runner §2.5).
+fn own_lines(text: &[u8]) -> usize {
+    const OWN: [&[u8]; 2] = [b"Error running job: ", b"Job was cancelled before its process was started\n"];
+    let mut at = 0;
+    while let Some(line) = OWN.iter().find(|l| text[at..].starts_with(l)) {
+        let _ = line;
+        match text[at..].iter().position(|b| *b == b'\n') {
+            Some(n) => at += n + 1,
+            None => return text.len(),
+        }
+    }
+    at
+}
+
+/// Removes `ESC _bk;t=<digits> BEL`, also one that the end cuts off (job-runner §6.4, I24).
+fn without_timestamps(stream: &[u8]) -> Vec<u8> {
+    const START: &[u8] = b"\x1b_bk;t=";
+    let mut out = Vec::with_capacity(stream.len());
+    let mut rest = stream;
+    while !rest.is_empty() {
+        if rest.starts_with(START) {
+            match rest.iter().position(|b| *b == 7) {
+                Some(end) if rest[START.len()..end].iter().all(u8::is_ascii_digit) => {
+                    rest = &rest[end + 1..];
+                    continue;
+                }
+                None => return out,
+                Some(_) => {}
+            }
+        }
+        out.push(rest[0]);
+        rest = &rest[1..];
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::story::Story;
+    use super::*;
+    use ibex_core::process::ExitStatus;
+
+    fn job() -> Story {
+        Story::new().connected(1).started(100).spawned(200).printed(300, "hello\nworld\n").exited(400, ExitStatus::Code(0))
+    }
+
+    #[test]
+    fn all_bytes_in_chunks_is_well() {
+        job()
+            .chunk(500, 5, 1, 0, "\x1b_bk;t=17\x07hello\n")
+            .got(520, 5, 200)
+            .chunk(530, 6, 2, 16, "\x1b_bk;t=18\x07world\n")
+            .got(540, 6, 200)
+            .finish(600, 9, "0", "", "", 0)
+            .holds(INVARIANT);
+    }
+
+    #[test]
+    fn a_lost_byte_is_seen() {
+        job().chunk(500, 5, 1, 0, "hello\nworld").got(520, 5, 200).finish(600, 9, "0", "", "", 0).breaks(INVARIANT);
+        job().chunk(500, 5, 1, 0, "hello\nworld\n").got(520, 5, 200).finish(600, 9, "0", "", "", 0).holds(INVARIANT);
+    }
+
+    #[test]
+    fn an_offset_counted_twice_is_seen() {
+        job().chunk(500, 5, 1, 0, "hello\n").got(520, 5, 200).chunk(530, 6, 2, 12, "world\n").got(540, 6, 200).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_gap_in_the_sequence_is_seen() {
+        job().chunk(500, 5, 1, 0, "hello\n").got(520, 5, 200).chunk(530, 6, 3, 6, "world\n").got(540, 6, 200).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_failed_chunk_that_is_not_counted_is_seen() {
+        let story = |failed| job().chunk(500, 5, 1, 0, "hello\nworld\n").got(520, 5, 400).finish(600, 9, "0", "", "", failed);
+        story(1).holds(INVARIANT);
+        story(0).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_chunk_that_changes_between_attempts_is_seen() {
+        job().chunk(500, 5, 1, 0, "hello\nworld\n").got(520, 5, 500).chunk(2_600, 6, 1, 0, "hello\nWORLD\n").breaks(INVARIANT);
+    }
+
+    #[test]
+    fn lines_of_the_runner_are_part_of_the_log() {
+        Story::new()
+            .connected(1)
+            .started(100)
+            .chunk(500, 5, 1, 0, "Error running job: no\n")
+            .got(520, 5, 200)
+            .finish(600, 9, "-1", "", "process_run_error", 0)
+            .holds(INVARIANT);
+    }
+}

@@ -1,0 +1,87 @@
+//! V16: health and watchdog are bad whenever no contact has succeeded for two intervals; the job shown is the job held
+//! (races §0.1, R23; start-and-worker §7, §8, I59, I62).
+
+use super::view::{SLACK, View};
+use super::{Invariant, Violation};
+use crate::trace::{Fact, Op};
+
+pub(super) const INVARIANT: Invariant = Invariant {
+    id: "V16",
+    title: "honest health",
+    rule: "start-and-worker §8, I59, I62: no watchdog without contact in 2 H; the status page shows the job held",
+    check,
+};
+
+fn check(v: &View<'_>, out: &mut Vec<Violation>) {
+    for (i, e) in v.entries.iter().enumerate() {
+        match &e.fact {
+            Fact::Metric(m) if m == "watchdog" => {
+                for worker in 1..=v.setup.workers {
+                    let Some((_, since)) = v.connected(worker).filter(|(c, _)| *c < i) else { continue };
+                    if v.of_worker(worker, Op::Disconnect).iter().any(|c| c.sent < i) {
+                        continue;
+                    }
+                    let beat = v
+                        .of_worker(worker, Op::Heartbeat)
+                        .iter()
+                        .filter(|c| c.ok())
+                        .filter_map(|c| c.returned)
+                        .filter(|r| r.0 < i)
+                        .map(|r| r.1)
+                        .max();
+                    let contact = beat.unwrap_or(since).max(since);
+                    if e.at.since(contact) > v.setup.heartbeat * 2 + SLACK {
+                        out.push(Violation::at(
+                            "V16",
+                            i,
+                            format!("the watchdog was fed, but worker {worker} had no contact for {:?}", e.at.since(contact)),
+                        ));
+                    }
+                }
+            }
+            Fact::Health { worker, job: Some(id), .. } => {
+                let held = v.jobs.get(id).is_some_and(|j| j.worker == Some(*worker) && j.accepted.is_some_and(|(a, _)| a <= i));
+                if !held {
+                    out.push(Violation::at("V16", i, format!("worker {worker} is shown with {id}, which it does not hold")));
+                }
+            }
+            Fact::Health { worker, job: None, .. } => {
+                let held = v.jobs.iter().find(|(_, j)| {
+                    j.worker == Some(*worker)
+                        && j.started.is_some_and(|(s, at)| s < i && at < e.at)
+                        && j.over().is_none_or(|o| o > i)
+                        && j.finishes.is_empty()
+                });
+                if let Some((id, _)) = held.filter(|_| v.exit.is_none_or(|(x, _, _)| x > i)) {
+                    out.push(Violation::at("V16", i, format!("worker {worker} is shown as idle while it holds {id}")));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::story::Story;
+    use super::*;
+
+    #[test]
+    fn a_watchdog_without_contact_is_seen() {
+        let fed = |ms| Story::new().connected(1).fact(ms, Fact::Metric("watchdog".into()));
+        fed(19_000).holds(INVARIANT);
+        fed(31_000).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_job_that_is_shown_and_not_held_is_seen() {
+        let shown = |job: &str| Fact::Health { worker: 1, state: "running", job: Some(job.into()), bad: false };
+        Story::new().connected(1).started(100).fact(200, shown("J")).holds(INVARIANT);
+        Story::new().connected(1).started(100).fact(200, shown("K")).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_worker_shown_as_idle_with_a_job_is_seen() {
+        Story::new().connected(1).started(100).fact(200, Fact::Health { worker: 1, state: "idle", job: None, bad: false }).breaks(INVARIANT);
+    }
+}

@@ -1,0 +1,98 @@
+//! V6: output drained → chunks settled → finish settled → disconnect → exit. Never inverted, on no path
+//! (races §0.1; job-runner I7, I12; start-and-worker I6–I9).
+
+use super::view::{Call, View};
+use super::{Invariant, Violation};
+use crate::trace::Op;
+
+pub(super) const INVARIANT: Invariant =
+    Invariant { id: "V6", title: "order", rule: "job-runner I7; start-and-worker I6–I9: drained, settled, finished, disconnected, gone", check };
+
+fn check(v: &View<'_>, out: &mut Vec<Violation>) {
+    for (id, job) in &v.jobs {
+        let Some(finish) = job.finishes.first() else { continue };
+        if job.spawned.is_some() && job.output_over.is_none_or(|(i, _)| i > finish.sent) {
+            out.push(Violation::at("V6", finish.sent, format!("finish of {id} was sent before its output had ended")));
+        }
+        for c in job.chunks.iter().chain(&job.header_times) {
+            if c.returned.is_none_or(|(i, _, _)| i > finish.sent) {
+                out.push(Violation::at("V6", finish.sent, format!("finish of {id} was sent while {} was not settled", c.request)));
+            }
+        }
+    }
+    for worker in 1..=v.setup.workers {
+        let disconnects = v.of_worker(worker, Op::Disconnect);
+        let Some(first) = disconnects.first() else {
+            if let (Some((i, _)), Some(_), false) = (v.connected(worker), v.exit, v.ended_by_force()) {
+                out.push(Violation::at("V6", i, format!("worker {worker} was connected, and the agent ended without its disconnect")));
+            }
+            continue;
+        };
+        if !v.of_worker(worker, Op::Connect).iter().any(|c| c.sent < first.sent) {
+            out.push(Violation::at("V6", first.sent, format!("worker {worker} was disconnected without having been connected")));
+        }
+        let of_its_jobs = v.jobs.values().filter(|j| j.worker == Some(worker)).flat_map(|j| j.starts.iter().chain(&j.chunks).chain(&j.finishes));
+        let of_itself: Vec<Call<'_>> =
+            v.calls.values().filter(|c| c.request.credential == first.request.credential && c.request.op != Op::Disconnect).copied().collect();
+        for c in of_its_jobs.chain(&of_itself) {
+            if c.sent > first.sent {
+                out.push(Violation::at("V6", c.sent, format!("{} of worker {worker} after its disconnect", c.request)));
+            } else if c.returned.is_none_or(|(i, _, _)| i > first.sent) {
+                out.push(Violation::at("V6", first.sent, format!("worker {worker} was disconnected while {} was not settled", c.request)));
+            }
+        }
+        if let Some(done) = disconnects.iter().find(|c| c.ok()).and_then(|c| c.returned) {
+            for again in disconnects.iter().filter(|c| c.sent > done.0) {
+                out.push(Violation::at("V6", again.sent, format!("worker {worker} was disconnected a second time")));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::story::Story;
+    use super::*;
+    use ibex_core::process::ExitStatus;
+
+    fn job() -> Story {
+        Story::new().connected(1).started(100).spawned(200).exited(300, ExitStatus::Code(0))
+    }
+
+    #[test]
+    fn a_finish_before_the_last_chunk_is_seen() {
+        job().chunk(310, 5, 1, 0, "x").got(320, 5, 200).finish(330, 9, "0", "", "", 0).holds(INVARIANT);
+        job().chunk(310, 5, 1, 0, "x").finish(315, 9, "0", "", "", 0).got(320, 5, 200).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_finish_before_the_end_of_output_is_seen() {
+        Story::new().connected(1).started(100).spawned(200).finish(300, 9, "0", "", "", 0).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_second_disconnect_is_seen() {
+        let story = |first| {
+            let s = Story::new().connected(1).sent(500, 7, "disconnect", "w1", "").got(520, 7, first);
+            s.sent(1_520, 8, "disconnect", "w1", "").got(1_540, 8, 200).exit(1_600, 0)
+        };
+        story(500).holds(INVARIANT);
+        story(200).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn an_exit_without_disconnect_is_seen() {
+        Story::new().connected(1).signal(400, "TERM").exit(500, 0).breaks(INVARIANT);
+        Story::new().connected(1).signal(400, "TERM").sent(400, 7, "disconnect", "w1", "").got(420, 7, 200).exit(500, 0).holds(INVARIANT);
+    }
+
+    #[test]
+    fn a_ping_after_the_disconnect_is_seen() {
+        Story::new().connected(1).sent(400, 7, "disconnect", "w1", "").got(420, 7, 200).sent(430, 8, "ping", "w1", "").exit(500, 0).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_disconnect_during_a_finish_is_seen() {
+        job().finish(330, 9, "0", "", "", 0).sent(340, 10, "disconnect", "w1", "").got(350, 9, 200).got(360, 10, 200).exit(400, 0).breaks(INVARIANT);
+    }
+}

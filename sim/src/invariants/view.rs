@@ -1,0 +1,398 @@
+//! The trace by call, by job and by worker: what the properties have in common.
+
+use crate::trace::{Credential, Entry, Fact, Got, JobId, Op, Payload, Request, Said, Trace};
+use ibex_core::agent::OsSignal;
+use ibex_core::machine::{Instant, Owner};
+use ibex_core::process::ExitStatus;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a run was set up with, as far as properties depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// Workers of the process.
+    pub workers: u32,
+    /// P.
+    pub ping: Duration,
+    /// Q.
+    pub job_state: Duration,
+    /// H.
+    pub heartbeat: Duration,
+    /// S.
+    pub signal_timeout: Duration,
+    /// C.
+    pub cleanup_timeout: Duration,
+    /// M.
+    pub chunk_bytes: u64,
+    /// Times of lines are told by escape prefixes in the log.
+    pub ansi_timestamps: bool,
+    /// disconnect-after-job.
+    pub one_shot: bool,
+    /// disconnect-after-idle-timeout.
+    pub idle: Option<Duration>,
+    /// The workload brings at least one job, and somebody should run it.
+    pub expect_jobs: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            workers: 1,
+            ping: Duration::from_secs(2),
+            job_state: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(10),
+            signal_timeout: Duration::from_secs(10),
+            cleanup_timeout: Duration::from_secs(5),
+            chunk_bytes: 4096,
+            ansi_timestamps: true,
+            one_shot: false,
+            idle: None,
+            expect_jobs: false,
+        }
+    }
+}
+
+/// Clocks of two hosts may differ by a tick, and a reaction may take one.
+pub const SLACK: Duration = Duration::from_millis(100);
+
+/// Why a job was asked to stop (job-runner §7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The state poll said so, or answered 401.
+    Cancel,
+    /// The state poll told of a timeout.
+    Timeout,
+    /// A forced stop of the worker.
+    AgentStop,
+}
+
+/// One exchange of the agent.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Position in the trace.
+    pub sent: usize,
+    /// When.
+    pub sent_at: Instant,
+    /// What.
+    pub request: &'a Request,
+    /// Position, time and result of its end.
+    pub returned: Option<(usize, Instant, &'a Got)>,
+}
+
+impl Call<'_> {
+    /// HTTP status, if an answer came.
+    pub fn status(&self) -> Option<u16> {
+        match self.returned {
+            Some((_, _, Got::Answer { status, .. })) => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// A 2xx with a body that can be used.
+    pub fn ok(&self) -> bool {
+        matches!(self.returned, Some((_, _, Got::Answer { status: 200..=299, said, .. })) if *said != Said::Garbage || !self.request.op.decoded())
+    }
+
+    /// An answer that is not 2xx, not 429 and below 500.
+    pub fn rejected(&self) -> bool {
+        self.status().is_some_and(|s| !(200..300).contains(&s) && s != 429 && s < 500)
+    }
+}
+
+/// One job as the trace tells it.
+#[derive(Clone, Debug, Default)]
+pub struct Job<'a> {
+    /// Worker that accepted it.
+    pub worker: Option<u32>,
+    /// Accept and acquire attempts.
+    pub accepts: Vec<Call<'a>>,
+    /// Position and time of the accept's success.
+    pub accepted: Option<(usize, Instant)>,
+    /// Start attempts.
+    pub starts: Vec<Call<'a>>,
+    /// Position and time of the start's success.
+    pub started: Option<(usize, Instant)>,
+    /// State polls.
+    pub polls: Vec<Call<'a>>,
+    /// Chunk attempts.
+    pub chunks: Vec<Call<'a>>,
+    /// Header-times attempts.
+    pub header_times: Vec<Call<'a>>,
+    /// Finish attempts.
+    pub finishes: Vec<Call<'a>>,
+    /// Causes of a cancel, in the order in which they were observed.
+    pub causes: Vec<(usize, Instant, Cause)>,
+    /// Spawns asked for.
+    pub spawns: Vec<(usize, Instant)>,
+    /// Process that came of it.
+    pub pid: Option<u32>,
+    /// When it ran.
+    pub spawned: Option<(usize, Instant)>,
+    /// No process came of it.
+    pub spawn_failed: bool,
+    /// Its files could not be written.
+    pub files_failed: bool,
+    /// Files written and removed.
+    pub files_written: Option<usize>,
+    /// Last removal.
+    pub files_removed: Option<usize>,
+    /// Timeout marker written.
+    pub marker: Option<usize>,
+    /// The exit as the agent observed it.
+    pub reaped: Option<(usize, Instant, ExitStatus)>,
+    /// End of output.
+    pub output_over: Option<(usize, bool)>,
+    /// Signals sent to the group.
+    pub signals: Vec<(usize, Instant, OsSignal)>,
+    /// Bytes read, in order.
+    pub read: Vec<u8>,
+    /// Bytes that the process's group printed.
+    pub printed: u64,
+    /// Living members after each change.
+    pub members: Vec<(usize, u32)>,
+}
+
+impl Job<'_> {
+    /// Where the job was over for its worker: finish settled, or start failed for good (or nothing was tried).
+    pub fn over(&self) -> Option<usize> {
+        let settled = |c: &Call<'_>| match c.returned {
+            Some((i, _, _)) if c.ok() || c.rejected() => Some(i),
+            _ => None,
+        };
+        if let Some(i) = self.finishes.iter().find_map(settled) {
+            return Some(i);
+        }
+        if self.started.is_none() {
+            return self.starts.last().and_then(settled);
+        }
+        None
+    }
+}
+
+/// The trace, indexed.
+pub struct View<'a> {
+    /// The setup of the run.
+    pub setup: &'a Setup,
+    /// The entries.
+    pub entries: &'a [Entry],
+    /// Exchanges by number.
+    pub calls: BTreeMap<u64, Call<'a>>,
+    /// Jobs by id.
+    pub jobs: BTreeMap<JobId, Job<'a>>,
+    /// Signals the agent got.
+    pub signals: Vec<(usize, Instant, OsSignal)>,
+    /// The agent's end: position, time, code.
+    pub exit: Option<(usize, Instant, u8)>,
+    /// End of all faults.
+    pub faults_over: Option<Instant>,
+}
+
+impl<'a> View<'a> {
+    /// Indexes a trace.
+    pub fn new(setup: &'a Setup, trace: &'a Trace) -> View<'a> {
+        let mut v = View {
+            setup,
+            entries: &trace.entries,
+            calls: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            signals: Vec::new(),
+            exit: None,
+            faults_over: None,
+        };
+        for (i, e) in trace.entries.iter().enumerate() {
+            match &e.fact {
+                Fact::Sent(r) => {
+                    v.calls.insert(r.call, Call { sent: i, sent_at: e.at, request: r, returned: None });
+                }
+                Fact::Returned { call, got } => {
+                    if let Some(c) = v.calls.get_mut(call) {
+                        c.returned = Some((i, e.at, got));
+                    }
+                }
+                Fact::AgentSignal(s) => v.signals.push((i, e.at, *s)),
+                Fact::AgentExit { code, .. } => v.exit = Some((i, e.at, *code)),
+                Fact::FaultsOver => v.faults_over = Some(e.at),
+                _ => {}
+            }
+        }
+        v.index_jobs();
+        v
+    }
+
+    fn index_jobs(&mut self) {
+        let mut pids: BTreeMap<u32, JobId> = BTreeMap::new();
+        let mut jobs: BTreeMap<JobId, Job<'a>> = BTreeMap::new();
+        for c in self.calls.values() {
+            let Some(id) = &c.request.job else { continue };
+            let job = jobs.entry(id.clone()).or_default();
+            match c.request.op {
+                Op::Accept | Op::Acquire => {
+                    job.accepts.push(*c);
+                    if let (true, None, Some((i, at, _))) = (c.ok(), job.accepted, c.returned) {
+                        job.accepted = Some((i, at));
+                        if let Credential::Worker(w) = c.request.credential {
+                            job.worker = Some(w);
+                        }
+                    }
+                }
+                Op::Start => {
+                    job.starts.push(*c);
+                    if let (true, None, Some((i, at, _))) = (c.ok(), job.started, c.returned) {
+                        job.started = Some((i, at));
+                    }
+                }
+                Op::JobState => {
+                    job.polls.push(*c);
+                    let cause = match c.returned {
+                        Some((_, _, Got::Answer { status: 200..=299, said: Said::State(s), .. })) => match s.as_str() {
+                            "canceling" | "canceled" => Some(Cause::Cancel),
+                            "timing_out" | "timed_out" => Some(Cause::Timeout),
+                            _ => None,
+                        },
+                        Some((_, _, Got::Answer { status: 401, .. })) => Some(Cause::Cancel),
+                        _ => None,
+                    };
+                    if let (Some(cause), Some((i, at, _))) = (cause, c.returned) {
+                        job.causes.push((i, at, cause));
+                    }
+                }
+                Op::Chunk => job.chunks.push(*c),
+                Op::HeaderTimes => job.header_times.push(*c),
+                Op::Finish => job.finishes.push(*c),
+                _ => {}
+            }
+        }
+        for (i, e) in self.entries.iter().enumerate() {
+            let by_pid = |pid: &u32| pids.get(pid).cloned();
+            match &e.fact {
+                Fact::SpawnAsked { job, .. } => jobs.entry(job.clone()).or_default().spawns.push((i, e.at)),
+                Fact::Spawned { pid, job, .. } => {
+                    pids.insert(*pid, job.clone());
+                    let j = jobs.entry(job.clone()).or_default();
+                    j.pid = Some(*pid);
+                    j.spawned = Some((i, e.at));
+                }
+                Fact::SpawnFailed { job } => jobs.entry(job.clone()).or_default().spawn_failed = true,
+                Fact::FilesFailed { job } => jobs.entry(job.clone()).or_default().files_failed = true,
+                Fact::FilesWritten { job, .. } => jobs.entry(job.clone()).or_default().files_written = Some(i),
+                Fact::FilesRemoved { job } => jobs.entry(job.clone()).or_default().files_removed = Some(i),
+                Fact::Marker { job } => jobs.entry(job.clone()).or_default().marker = Some(i),
+                Fact::Signalled { pid, signal, .. } => {
+                    if let Some(j) = by_pid(pid).and_then(|id| jobs.get_mut(&id)) {
+                        j.signals.push((i, e.at, *signal));
+                    }
+                }
+                Fact::Reaped { pid, status } => {
+                    if let Some(j) = by_pid(pid).and_then(|id| jobs.get_mut(&id)) {
+                        j.reaped = Some((i, e.at, *status));
+                    }
+                }
+                Fact::OutputOver { pid, cut } => {
+                    if let Some(j) = by_pid(pid).and_then(|id| jobs.get_mut(&id)) {
+                        j.output_over = Some((i, *cut));
+                    }
+                }
+                Fact::Read { pid, data } => {
+                    if let Some(j) = by_pid(pid).and_then(|id| jobs.get_mut(&id)) {
+                        j.read.extend_from_slice(data);
+                    }
+                }
+                Fact::Printed { pid, len } => {
+                    if let Some(j) = by_pid(pid).and_then(|id| jobs.get_mut(&id)) {
+                        j.printed += len;
+                    }
+                }
+                Fact::Members { pid, alive } => {
+                    if let Some(j) = by_pid(pid).and_then(|id| jobs.get_mut(&id)) {
+                        j.members.push((i, *alive));
+                    }
+                }
+                _ => {}
+            }
+        }
+        for job in jobs.values_mut() {
+            if let Some((i, at)) = job.worker.and_then(|w| self.forced_stop(w)) {
+                job.causes.push((i, at, Cause::AgentStop));
+            }
+            job.causes.sort();
+        }
+        self.jobs = jobs;
+    }
+
+    /// The calls of one worker with its session token.
+    pub fn of_worker(&self, worker: u32, op: Op) -> Vec<&Call<'a>> {
+        self.calls.values().filter(|c| c.request.op == op && c.request.credential == Credential::Worker(worker)).collect()
+    }
+
+    /// Where the worker's connect succeeded.
+    pub fn connected(&self, worker: u32) -> Option<(usize, Instant)> {
+        self.of_worker(worker, Op::Connect).iter().find(|c| c.ok()).and_then(|c| c.returned).map(|(i, at, _)| (i, at))
+    }
+
+    /// The first forced stop of the process: second TERM or INT, or QUIT.
+    pub fn forced_by_signal(&self) -> Option<(usize, Instant)> {
+        let mut count = 0;
+        self.signals.iter().find_map(|&(i, at, s)| {
+            match s {
+                OsSignal::Term | OsSignal::Int => count += 1,
+                OsSignal::Quit => return Some((i, at)),
+                _ => {}
+            }
+            (count == 2).then_some((i, at))
+        })
+    }
+
+    /// The third TERM or INT.
+    pub fn third_signal(&self) -> Option<(usize, Instant)> {
+        self.signals.iter().filter(|(_, _, s)| matches!(s, OsSignal::Term | OsSignal::Int)).nth(2).map(|&(i, at, _)| (i, at))
+    }
+
+    /// The first stop signal of any kind.
+    pub fn first_stop_signal(&self) -> Option<(usize, Instant)> {
+        self.signals.iter().find(|(_, _, s)| matches!(s, OsSignal::Term | OsSignal::Int | OsSignal::Quit)).map(|&(i, at, _)| (i, at))
+    }
+
+    /// A rejected heartbeat of the worker.
+    pub fn heartbeat_rejected(&self, worker: u32) -> Option<(usize, Instant)> {
+        self.of_worker(worker, Op::Heartbeat).iter().find(|c| c.rejected()).and_then(|c| c.returned).map(|(i, at, _)| (i, at))
+    }
+
+    /// First forced stop of the worker, whatever the cause.
+    pub fn forced_stop(&self, worker: u32) -> Option<(usize, Instant)> {
+        [self.forced_by_signal(), self.heartbeat_rejected(worker)].into_iter().flatten().min()
+    }
+
+    /// First stop of the worker, graceful or forced: signals, rejected heartbeat, `disconnect` in a ping.
+    pub fn stop(&self, worker: u32) -> Option<(usize, Instant)> {
+        let told = self.of_worker(worker, Op::Ping).iter().find_map(|c| match c.returned {
+            Some((i, at, Got::Answer { status: 200..=299, said: Said::Ping { action, .. }, .. })) if action == "disconnect" => Some((i, at)),
+            _ => None,
+        });
+        [self.first_stop_signal(), self.heartbeat_rejected(worker), told].into_iter().flatten().min()
+    }
+
+    /// The process ended at once: third signal, or the force timer.
+    pub fn ended_by_force(&self) -> bool {
+        let Some((_, exit, code)) = self.exit else { return false };
+        let third = self.third_signal().is_some();
+        let timer = self.forced_by_signal().is_some_and(|(_, at)| exit.since(at) >= self.setup.signal_timeout + self.setup.cleanup_timeout);
+        let early = self.first_stop_signal().is_some() && !self.calls.values().any(|c| c.request.op == Op::Connect);
+        third || (timer && code == 1) || early
+    }
+
+    /// A chunk of an attempt.
+    pub fn chunk<'c>(call: &Call<'c>) -> Option<(u64, u64, u64, Option<&'c bytes::Bytes>)> {
+        match &call.request.payload {
+            Payload::Chunk { sequence, offset, size, data } => Some((*sequence, *offset, *size, data.as_ref())),
+            _ => None,
+        }
+    }
+
+    /// The number of the runner that an owner names.
+    pub fn owner_worker(owner: Owner) -> Option<u32> {
+        match owner {
+            Owner::Worker(n) | Owner::Job { worker: n, .. } => Some(n),
+            _ => None,
+        }
+    }
+}
