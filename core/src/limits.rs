@@ -8,6 +8,15 @@ pub const EXCHANGE: Duration = Duration::from_secs(60);
 pub const LOG_BUFFER_BYTES: u64 = 64 * 1024 * 1024;
 /// Fraction of [`LOG_BUFFER_BYTES`] below which reading resumes, in quarters.
 pub const LOG_RESUME_QUARTERS: u64 = 3;
+/// Bytes buffered plus unsettled beyond which reading pauses while uploads are fast (at least 8 × M, at most the limit above): more
+/// memory would not make the job faster.
+pub const LOG_PACED_BYTES: u64 = 8 * 1024 * 1024;
+/// How long such a pause may last. At it: uploads count as slow, and the job may fill the whole buffer.
+pub const LOG_PACE_PATIENCE: Duration = Duration::from_secs(1);
+/// Buffered bytes (at least M) at which full chunks are cut without waiting for the interval.
+pub const LOG_CUT_EARLY_BYTES: u64 = 1024 * 1024;
+/// Bytes of a line start held until it is known whether the line is a header (line timestamps). At it: the line is plain.
+pub const LINE_START_BYTES: usize = 4096;
 /// Chunk uploads of one job in flight (job-runner §6.11).
 pub const CHUNKS_IN_FLIGHT: usize = 3;
 /// Chunk size used when the job names none (job-runner §1).
