@@ -49,3 +49,34 @@ pub const ERROR_SNIPPET_BYTES: usize = 512;
 pub const WORKERS: u32 = 10_000;
 /// One message of a ping stream. At it: the stream ends with resource_exhausted.
 pub const PING_FRAME_BYTES: usize = 4 * 1024 * 1024;
+
+// The embedded control plane (local-control-plane §2.2, §10).
+
+/// Builds of one plane. At it: further builds are refused.
+pub const PLANE_BUILDS: usize = 10_000;
+/// Jobs of one build, retries included. At it: a document is refused, a retry does not take place.
+pub const PLANE_JOBS_PER_BUILD: usize = 4_000;
+/// Jobs of one document. At it: the document is refused.
+pub const PLANE_JOBS_PER_DOCUMENT: usize = 500;
+/// Agents that a plane remembers. At it: those that have left are forgotten; if none has, registration is refused.
+pub const PLANE_AGENTS: usize = 10_000;
+/// Log bytes kept per job. Beyond it: bytes are passed on live and not kept.
+pub const PLANE_LOG_BYTES: u64 = 64 * 1024 * 1024;
+/// Chunks per job. At it: refused.
+pub const PLANE_CHUNKS: usize = 100_000;
+/// Uncompressed bytes of one chunk. Beyond it: refused.
+pub const PLANE_CHUNK_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of a request body. Beyond it: refused by the listener.
+pub const PLANE_BODY_BYTES: usize = 16 * 1024 * 1024;
+/// Header times per job. Beyond it: ignored.
+pub const PLANE_HEADER_TIMES: usize = 100_000;
+/// Bytes of a meta-data value. Beyond it: refused.
+pub const PLANE_META_DATA_BYTES: usize = 100_000;
+/// Meta-data keys of a build. At it: refused.
+pub const PLANE_META_DATA_KEYS: usize = 10_000;
+/// Annotations of a build. At it: refused.
+pub const PLANE_ANNOTATIONS: usize = 1_000;
+/// Bytes of an annotation (agent-api §12). Beyond it: refused.
+pub const PLANE_ANNOTATION_BYTES: usize = 1024 * 1024;
+/// Between an accept and a start call: beyond it the agent has given the job up (R-start lasts less).
+pub const PLANE_START: Duration = Duration::from_secs(600);
