@@ -3,6 +3,7 @@
 //!
 //! Everything runs on one thread in a `LocalSet`, so no method needs `Send`.
 
+use crate::driver::Clock;
 use bytes::Bytes;
 use ibex_core::agent::{AgentLog, HookSpec, Metric, OsSignal, WorkerHealth};
 use ibex_core::api::{RawRequest, RawResponse, TransportError};
@@ -22,8 +23,8 @@ pub trait Effects: Clone + 'static {
     /// A response whose body arrives piece by piece.
     type Streaming: Streaming;
 
-    /// Maps the driver's clock (tokio's, from the moment the driver was made) to wall-clock time, as of now.
-    fn wall_clock(&self) -> WallClock;
+    /// Maps the driver's clock to wall-clock time, as of now (see [`Clock::wall_clock`]).
+    fn wall_clock(&self, clock: Clock) -> WallClock;
 
     /// One HTTP exchange, body read whole: no retry, no redirect, no interpretation. Dropping the future closes the exchange.
     fn exchange(&self, request: RawRequest) -> impl Future<Output = Result<RawResponse, TransportError>> + 'static;

@@ -2,4 +2,8 @@
 //!
 //! The driver executes the commands of the core's machines in a world behind [`effects::Effects`]. Nothing here decides.
 
+pub mod agent_world;
+pub mod driver;
 pub mod effects;
+pub mod exchange;
+pub mod recorder;
