@@ -1,5 +1,4 @@
-//! One OS process group: spawning → running → interrupted → killed → drained → reaped
-//! (specification: job-runner-and-process §5).
+//! What is spawned, what may happen to it, and how its end is named.
 
 use crate::agent::OsSignal;
 use crate::job::ChildEnv;
