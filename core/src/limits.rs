@@ -45,6 +45,8 @@ pub const STREAM_WINDOW_MAX: Duration = Duration::from_secs(64);
 pub const MESSAGE_BYTES: usize = 65_536;
 /// Bytes of an error body that are quoted (agent-api §3).
 pub const ERROR_SNIPPET_BYTES: usize = 512;
+/// Nodes of one pipeline stream after expanding aliases. At it: an error with line and column.
+pub const YAML_NODES: usize = 1_000_000;
 /// Workers of one process. At it: refused at start.
 pub const WORKERS: u32 = 10_000;
 /// One message of a ping stream. At it: the stream ends with resource_exhausted.
