@@ -6,16 +6,19 @@
 
 #![allow(dead_code, reason = "the commands that use the rest of the flag layer land one by one")]
 
+mod api;
 mod cli;
 mod flags;
 mod job_commands;
+mod log;
+mod start;
 mod version;
 
 use cli::Command;
 use std::process::ExitCode;
 
 /// Every command, in the order of the help. To add one: declare its `Leaf` in its own file and name it here.
-static COMMANDS: &[Command] = &[Command::Group(&job_commands::ENV)];
+static COMMANDS: &[Command] = &[Command::Leaf(&start::START), Command::Group(&job_commands::ENV)];
 
 fn main() -> ExitCode {
     cli::main(COMMANDS)

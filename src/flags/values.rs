@@ -162,10 +162,15 @@ impl Values {
         self.source(name) != Source::Default
     }
 
-    /// Replaces a value; the source stays.
-    pub(crate) fn set(&mut self, name: &str, value: Value) {
+    /// The value, whatever its type.
+    pub(crate) fn get(&self, name: &str) -> &Value {
+        &self.entry(name).1
+    }
+
+    /// Gives a flag the value of another one, as if it came from `source`.
+    pub(crate) fn give(&mut self, name: &str, value: Value, source: Source) {
         if let Some(e) = self.entries.iter_mut().find(|(n, _, _)| *n == name) {
-            e.1 = value;
+            (e.1, e.2) = (value, source);
         }
     }
 
