@@ -31,7 +31,7 @@ pub(super) enum State {
     /// `ssh -V` runs (bootstrap §6.4).
     CheckingSsh(Child),
     /// The hooks of a point run.
-    Hooks(PointRun),
+    Hooks(Box<PointRun>),
     /// clean-checkout: the checkout directory is being removed (bootstrap §9.1).
     Removing { id: RequestId, path: String, tries: u32 },
     /// It could not be removed; the next try comes at `until`.
@@ -121,7 +121,7 @@ impl Executor {
     /// Starts a hook point; what comes after it follows when it is over.
     pub(super) fn run_point(&mut self, now: Instant, point: Point, budget: Budget, out: &mut Vec<ExecutorCommand>) {
         let (run, end) = PointRun::start(&mut self.job, point, budget, out);
-        self.state = State::Hooks(run);
+        self.state = State::Hooks(Box::new(run));
         if let Some(end) = end {
             self.point_ended(now, point, end, out);
         }
