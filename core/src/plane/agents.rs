@@ -198,7 +198,7 @@ impl Plane {
     }
 
     /// A call of the agent shows that it lives; a lost one is back.
-    fn alive(&mut self, now: Instant, no: AgentNo, event: &'static str, out: &mut Out) {
+    pub(super) fn alive(&mut self, now: Instant, no: AgentNo, event: &'static str, out: &mut Out) {
         let agent = self.agent_mut(no);
         agent.last_seen = now;
         self.set_agent(no, event, AgentState::Connected, out);

@@ -93,16 +93,18 @@ impl Plane {
         let build = self.running(job)?;
         let new: AnnotationRequest = body(request)?;
         let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
-        let key = (or(new.scope, "build"), or(new.context, "default"));
-        let known = &mut self.builds[build].annotations;
-        let present = known.get(&key).map_or(0, |a| if new.append { a.body.len() } else { 0 });
+        let (scope, context) = (or(new.scope, "build"), or(new.context, "default"));
+        let all = &mut self.builds[build].annotations;
+        let count: usize = all.values().map(|of_scope| of_scope.len()).sum();
+        let known = all.entry(scope).or_default();
+        let present = known.get(&context).map_or(0, |a| if new.append { a.body.len() } else { 0 });
         if present + new.body.len() > PLANE_ANNOTATION_BYTES {
             return Err(Refusal::unprocessable(format!("an annotation has at most {PLANE_ANNOTATION_BYTES} bytes")));
         }
-        if known.len() >= PLANE_ANNOTATIONS && !known.contains_key(&key) {
+        if count >= PLANE_ANNOTATIONS && !known.contains_key(&context) {
             return Err(Refusal::unprocessable(format!("a build has at most {PLANE_ANNOTATIONS} annotations")));
         }
-        let annotation = known.entry(key).or_default();
+        let annotation = known.entry(context).or_default();
         match new.append {
             true => annotation.body.push_str(&new.body),
             // A style-only update has no body.
@@ -120,7 +122,7 @@ impl Plane {
     pub(super) fn remove_annotation(&mut self, job: usize, context: &str, scope: &str) -> Answer {
         let build = self.running(job)?;
         let scope = if scope.is_empty() { "build" } else { scope };
-        match self.builds[build].annotations.remove(&(scope.to_owned(), context.to_owned())) {
+        match self.builds[build].annotations.get_mut(scope).and_then(|known| known.remove(context)) {
             Some(_) => no_content(),
             None => Err(Refusal::unknown("annotation")),
         }

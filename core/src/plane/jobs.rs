@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 impl Plane {
     /// `PUT jobs/{job}/accept` (agent-api §9.2).
     pub(super) fn accept(&mut self, now: Instant, no: AgentNo, id: &str, out: &mut Out) -> Answer {
+        self.alive(now, no, "accept", out);
         let job = *self.job_index.get(id).ok_or_else(|| Refusal::unknown("job"))?;
         match self.jobs[job].state {
             JobState::Assigned { agent, .. } if agent == no => self.take(now, no, job, "accept", out),
@@ -24,6 +25,7 @@ impl Plane {
 
     /// `PUT jobs/{job}/acquire` (agent-api §9.3).
     pub(super) fn acquire(&mut self, now: Instant, no: AgentNo, id: &str, out: &mut Out) -> Answer {
+        self.alive(now, no, "acquire", out);
         let job = *self.job_index.get(id).ok_or_else(|| Refusal::unknown("job"))?;
         match self.jobs[job].state {
             JobState::Waiting => Err(Refusal(423, "job is waiting for its dependencies".into())),
@@ -195,9 +197,14 @@ impl Plane {
 
     /// Cancels one job (local-control-plane §5.6).
     pub(super) fn cancel_job(&mut self, now: Instant, job: usize, out: &mut Out) {
+        self.cancel(job, out);
+        self.settle(now, self.jobs[job].build, out);
+    }
+
+    fn cancel(&mut self, job: usize, out: &mut Out) {
         match self.jobs[job].state {
             JobState::Waiting | JobState::Scheduled | JobState::Assigned { .. } => {
-                self.end_job(now, job, "cancel", JobState::Canceled(None), out);
+                self.set_job(job, "cancel", JobState::Canceled(None), out);
             }
             JobState::Accepted { agent, until } => {
                 self.set_job(job, "cancel", JobState::Canceling { agent, started: Err(until) }, out);
@@ -222,7 +229,7 @@ impl Plane {
         for job in jobs {
             let state = &self.jobs[job].state;
             if !state.is_terminal() && !matches!(state, JobState::Canceling { .. } | JobState::TimingOut { .. }) {
-                self.cancel_job(now, job, out);
+                self.cancel(job, out);
             }
         }
         self.settle(now, build, out);

@@ -24,6 +24,8 @@ mod pages;
 mod route;
 mod schedule;
 mod state;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub use event::*;
@@ -33,7 +35,6 @@ pub use state::*;
 
 use crate::machine::{Instant, Machine, Owner, Transition, earliest};
 use crate::rng::Rng;
-use crate::secret::Secret;
 use crate::wall::WallClock;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
@@ -140,8 +141,8 @@ impl Plane {
     }
 
     /// A token names its owner, so that it can be looked up without a map of secrets.
-    fn new_token(&mut self, kind: &str, owner: u64) -> Secret {
-        Secret::new(format!("{kind}_{owner}_{:016x}{:016x}", self.rng.next_u64(), self.rng.next_u64()))
+    fn new_token(&mut self, kind: &str, owner: u64) -> Token {
+        Token(format!("{kind}_{owner}_{:016x}{:016x}", self.rng.next_u64(), self.rng.next_u64()).into())
     }
 
     /// Every change of a job's state goes through here.

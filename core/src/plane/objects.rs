@@ -5,10 +5,28 @@ use super::{AgentNo, AgentState, BuildSpec, BuildState, ControlAction, JobLog, J
 use crate::api::FinishRequest;
 use crate::machine::Instant;
 use crate::pipeline::{CommandStep, StepSpec};
-use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// A token that the plane gave out. It is not printed. It is stored with the plane, as the plane's generator is, from which
+/// all its tokens come.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(pub(super) Arc<str>);
+
+impl Token {
+    /// The token itself; only for the wire.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(crate::secret::MASK)
+    }
+}
 
 /// An agent's session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,7 +36,7 @@ pub struct PlaneAgent {
     /// Registered name.
     pub name: String,
     /// Session token.
-    pub token: Secret,
+    pub token: Token,
     /// `key=value` or a bare word.
     pub tags: Vec<String>,
     /// Gets no jobs offered.
@@ -54,8 +72,8 @@ pub struct PlaneBuild {
     pub canceled: bool,
     /// Meta-data.
     pub meta_data: BTreeMap<String, String>,
-    /// Annotations by scope and context.
-    pub annotations: BTreeMap<(String, String), Annotation>,
+    /// Annotations by scope, then context.
+    pub annotations: BTreeMap<String, BTreeMap<String, Annotation>>,
 }
 
 /// An annotation.
@@ -102,7 +120,7 @@ pub struct PlaneJob {
     /// Where it stands.
     pub state: JobState,
     /// Job token.
-    pub token: Secret,
+    pub token: Token,
     /// With `%n` and the like replaced.
     pub label: String,
     /// When it was made.
