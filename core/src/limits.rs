@@ -17,6 +17,8 @@ pub const LOG_PACE_PATIENCE: Duration = Duration::from_secs(1);
 pub const LOG_CUT_EARLY_BYTES: u64 = 1024 * 1024;
 /// Bytes of a line start held until it is known whether the line is a header (line timestamps). At it: the line is plain.
 pub const LINE_START_BYTES: usize = 4096;
+/// Bytes that a redactor withholds (at least twice the longest needle). At it: the needle that began first counts as not matching.
+pub const REDACTION_HELD_BYTES: usize = 1024 * 1024;
 /// Chunk uploads of one job in flight (job-runner §6.11).
 pub const CHUNKS_IN_FLIGHT: usize = 3;
 /// Chunk size used when the job names none (job-runner §1).
