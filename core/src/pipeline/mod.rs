@@ -1,9 +1,15 @@
-//! Pipelines: reading YAML or JSON into an ordered tree ([`yaml`]), expanding variables ([`interpolate`]), and what the embedded
-//! control plane runs (specification: pipeline, local-control-plane §2–5).
+//! Pipelines (specification: pipeline, local-control-plane §2–5): reading YAML or JSON into an ordered tree ([`yaml`]), the form that is
+//! uploaded ([`document`], [`expand`], [`json`]), and what the embedded control plane runs.
 
+pub mod document;
+pub mod expand;
+mod fields;
 pub mod interpolate;
+pub mod json;
 mod model;
+mod plugin;
 mod scalar;
 pub mod yaml;
 
 pub use model::*;
+pub use plugin::full_source;
