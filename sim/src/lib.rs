@@ -4,6 +4,9 @@
 //! processes, files and signals; faults are drawn from the seed; every property is checked on one observation trace.
 #![forbid(unsafe_code)]
 
+pub mod faults;
 pub mod invariants;
 pub mod liveness;
+pub mod schedule;
+pub mod script;
 pub mod trace;

@@ -1,0 +1,312 @@
+//! What may go wrong, as named kinds. A run's faults are drawn from its seed before it begins (each run with a random subset of the
+//! kinds), so that a run is a list of data that can be read, stored and made smaller.
+
+use crate::trace::Op;
+use ibex_core::agent::OsSignal;
+use ibex_core::rng::Rng;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// Around one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestFault {
+    /// This status, and the control plane does not see the request.
+    Status {
+        /// Status.
+        code: u16,
+        /// `Retry-After`, in seconds and hundredths.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+    },
+    /// 200 with a page of HTML.
+    Html {
+        /// The control plane saw the request.
+        applied: bool,
+    },
+    /// 200 with nothing.
+    Empty {
+        /// The control plane saw the request.
+        applied: bool,
+    },
+    /// The connection is closed, and the control plane does not see the request.
+    ResetBefore,
+    /// The connection is closed in the middle of the answer.
+    ResetInside,
+    /// The connection is closed a moment after the answer.
+    ResetAfter,
+    /// The call is applied, its answer lost, the connection closed.
+    Lost,
+    /// No answer ever comes.
+    Hang {
+        /// The control plane saw the request.
+        applied: bool,
+    },
+    /// The call is applied, and its answer takes its time.
+    Slow {
+        /// Delay in milliseconds.
+        ms: u64,
+    },
+    /// A job-state poll is told this state, whatever the state is.
+    State(String),
+    /// A ping is told this action, and its job is hidden.
+    Action(String),
+}
+
+/// To the world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorldFault {
+    /// Nothing listens, open connections are cut.
+    Refuse {
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// Nothing gets through.
+    Partition {
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// Requests arrive, answers do not.
+    Deaf {
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// Requests do not arrive.
+    Mute {
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// Everything is held back, and arrives later.
+    Hold {
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// All connections are cut at once.
+    Cut,
+    /// Every request (of one operation) meets this fault.
+    Period {
+        /// Which; `None`: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        op: Option<Op>,
+        /// The fault.
+        fault: RequestFault,
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// Env files cannot be written.
+    DiskFull {
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// A signal to the agent.
+    Signal(OsSignal),
+    /// Somebody cancels the job with this number (from 0, in the order of the schedule).
+    Cancel(usize),
+    /// Somebody pauses the worker.
+    Pause(u32),
+    /// Somebody resumes the worker.
+    Resume(u32),
+    /// The control plane tells the worker to disconnect.
+    Disconnect(u32),
+}
+
+impl RequestFault {
+    /// Its name in traces and tables.
+    pub fn name(&self) -> String {
+        match self {
+            RequestFault::Status { code, retry_after_ms: None } => format!("status {code}"),
+            RequestFault::Status { code, retry_after_ms: Some(ms) } => format!("status {code} retry-after {ms} ms"),
+            RequestFault::Html { applied } => format!("html{}", applied_text(*applied)),
+            RequestFault::Empty { applied } => format!("empty{}", applied_text(*applied)),
+            RequestFault::ResetBefore => "reset before".into(),
+            RequestFault::ResetInside => "reset inside".into(),
+            RequestFault::ResetAfter => "reset after".into(),
+            RequestFault::Lost => "answer lost".into(),
+            RequestFault::Hang { applied } => format!("hang{}", applied_text(*applied)),
+            RequestFault::Slow { ms } => format!("slow {ms} ms"),
+            RequestFault::State(state) => format!("state {state}"),
+            RequestFault::Action(action) => format!("action {action}"),
+        }
+    }
+}
+
+fn applied_text(applied: bool) -> &'static str {
+    if applied { " after" } else { "" }
+}
+
+impl WorldFault {
+    /// Its name in traces and tables.
+    pub fn name(&self) -> String {
+        match self {
+            WorldFault::Refuse { ms } => format!("refuse for {ms} ms"),
+            WorldFault::Partition { ms } => format!("partition for {ms} ms"),
+            WorldFault::Deaf { ms } => format!("partition towards the agent for {ms} ms"),
+            WorldFault::Mute { ms } => format!("partition towards the plane for {ms} ms"),
+            WorldFault::Hold { ms } => format!("hold for {ms} ms"),
+            WorldFault::Cut => "cut all connections".into(),
+            WorldFault::Period { op, fault, ms } => format!("{} for {} for {ms} ms", fault.name(), op.map_or("all", Op::name)),
+            WorldFault::DiskFull { ms } => format!("disk full for {ms} ms"),
+            WorldFault::Signal(s) => format!("send {}", s.name()),
+            WorldFault::Cancel(n) => format!("cancel job {n}"),
+            WorldFault::Pause(w) => format!("pause worker {w}"),
+            WorldFault::Resume(w) => format!("resume worker {w}"),
+            WorldFault::Disconnect(w) => format!("disconnect worker {w}"),
+        }
+    }
+}
+
+/// The kinds of which each run enables a random subset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Kind {
+    ServerError,
+    RateLimit,
+    Rejection,
+    Html,
+    Empty,
+    ResetBefore,
+    ResetInside,
+    ResetAfter,
+    Lost,
+    Hang,
+    Slow,
+    Refuse,
+    Partition,
+    OneWay,
+    Hold,
+    Cut,
+    Period,
+    DiskFull,
+    Signal,
+    Cancel,
+    Pause,
+    Disconnect,
+    StaleState,
+}
+
+/// All kinds.
+pub const KINDS: &[Kind] = &[
+    Kind::ServerError,
+    Kind::RateLimit,
+    Kind::Rejection,
+    Kind::Html,
+    Kind::Empty,
+    Kind::ResetBefore,
+    Kind::ResetInside,
+    Kind::ResetAfter,
+    Kind::Lost,
+    Kind::Hang,
+    Kind::Slow,
+    Kind::Refuse,
+    Kind::Partition,
+    Kind::OneWay,
+    Kind::Hold,
+    Kind::Cut,
+    Kind::Period,
+    Kind::DiskFull,
+    Kind::Signal,
+    Kind::Cancel,
+    Kind::Pause,
+    Kind::Disconnect,
+    Kind::StaleState,
+];
+
+/// A subset of the kinds.
+pub fn swarm(rng: &mut Rng) -> BTreeSet<Kind> {
+    let density = 1 + rng.below(6);
+    KINDS.iter().copied().filter(|_| rng.below(10) < density).collect()
+}
+
+/// A fault for one request of `op`, if the enabled kinds have one.
+pub fn for_request(rng: &mut Rng, kinds: &BTreeSet<Kind>, op: Op) -> Option<RequestFault> {
+    let coin = |rng: &mut Rng| rng.below(2) == 0;
+    let able: Vec<Kind> = kinds
+        .iter()
+        .copied()
+        .filter(|k| match k {
+            Kind::ServerError
+            | Kind::RateLimit
+            | Kind::Html
+            | Kind::Empty
+            | Kind::ResetBefore
+            | Kind::ResetInside
+            | Kind::ResetAfter
+            | Kind::Lost
+            | Kind::Hang
+            | Kind::Slow => true,
+            // A rejection ends a worker or a process: it is kept rare where it would end the run before it began.
+            Kind::Rejection => !matches!(op, Op::Register | Op::Ping | Op::Heartbeat) || rng.below(8) == 0,
+            Kind::StaleState => op == Op::JobState,
+            _ => false,
+        })
+        .collect();
+    let kind = *able.get(rng.below(able.len() as u64) as usize)?;
+    Some(match kind {
+        Kind::ServerError => RequestFault::Status { code: [500, 502, 503, 504, 529][rng.below(5) as usize], retry_after_ms: None },
+        Kind::RateLimit => {
+            let retry_after_ms = coin(rng).then(|| 10 * rng.below(1_000));
+            RequestFault::Status { code: 429, retry_after_ms }
+        }
+        Kind::Rejection => RequestFault::Status { code: [400, 401, 403, 404, 409, 422][rng.below(6) as usize], retry_after_ms: None },
+        Kind::Html => RequestFault::Html { applied: coin(rng) },
+        Kind::Empty => RequestFault::Empty { applied: coin(rng) },
+        Kind::ResetBefore => RequestFault::ResetBefore,
+        Kind::ResetInside => RequestFault::ResetInside,
+        Kind::ResetAfter => RequestFault::ResetAfter,
+        Kind::Lost => RequestFault::Lost,
+        Kind::Hang => RequestFault::Hang { applied: coin(rng) },
+        Kind::StaleState => RequestFault::State(["running", "accepted", "canceled", "timing_out"][rng.below(4) as usize].into()),
+        _ => RequestFault::Slow { ms: 50 + rng.below(20_000) },
+    })
+}
+
+/// A fault of the world, if the enabled kinds have one.
+pub fn for_world(rng: &mut Rng, kinds: &BTreeSet<Kind>) -> Option<WorldFault> {
+    let able: Vec<Kind> = kinds
+        .iter()
+        .copied()
+        .filter(|k| {
+            matches!(k, Kind::Refuse | Kind::Partition | Kind::OneWay | Kind::Hold | Kind::Cut | Kind::Period | Kind::DiskFull)
+        })
+        .collect();
+    let kind = *able.get(rng.below(able.len() as u64) as usize)?;
+    let ms = 200 + rng.below(15_000);
+    Some(match kind {
+        Kind::Refuse => WorldFault::Refuse { ms },
+        Kind::Partition => WorldFault::Partition { ms },
+        Kind::OneWay if rng.below(2) == 0 => WorldFault::Deaf { ms },
+        Kind::OneWay => WorldFault::Mute { ms },
+        Kind::Hold => WorldFault::Hold { ms },
+        Kind::Cut => WorldFault::Cut,
+        Kind::DiskFull => WorldFault::DiskFull { ms },
+        _ => {
+            let op = [Op::Ping, Op::Heartbeat, Op::Accept, Op::Start, Op::Chunk, Op::Finish, Op::Disconnect, Op::JobState][rng.below(8) as usize];
+            let soft: BTreeSet<Kind> = kinds.iter().copied().filter(|k| *k != Kind::Rejection).collect();
+            let fault = for_request(rng, &soft, op).unwrap_or(RequestFault::Status { code: 503, retry_after_ms: None });
+            WorldFault::Period { op: Some(op), fault, ms }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_seed_draws_is_always_the_same() {
+        let draw = |seed| {
+            let mut rng = Rng::from_seed(seed);
+            let kinds = swarm(&mut rng);
+            (for_request(&mut rng, &kinds, Op::Chunk), for_world(&mut rng, &kinds))
+        };
+        assert_eq!(draw(7), draw(7));
+        assert!((0..50).any(|s| draw(s) != draw(s + 1)));
+    }
+
+    #[test]
+    fn every_kind_is_enabled_by_some_seed() {
+        let seen: BTreeSet<Kind> = (0..60).flat_map(|s| swarm(&mut Rng::from_seed(s))).collect();
+        assert_eq!(seen.len(), KINDS.len());
+    }
+}
