@@ -266,9 +266,7 @@ pub fn for_world(rng: &mut Rng, kinds: &BTreeSet<Kind>) -> Option<WorldFault> {
     let able: Vec<Kind> = kinds
         .iter()
         .copied()
-        .filter(|k| {
-            matches!(k, Kind::Refuse | Kind::Partition | Kind::OneWay | Kind::Hold | Kind::Cut | Kind::Period | Kind::DiskFull)
-        })
+        .filter(|k| matches!(k, Kind::Refuse | Kind::Partition | Kind::OneWay | Kind::Hold | Kind::Cut | Kind::Period | Kind::DiskFull))
         .collect();
     let kind = *able.get(rng.below(able.len() as u64) as usize)?;
     let ms = 200 + rng.below(15_000);

@@ -4,9 +4,14 @@
 //! processes, files and signals; faults are drawn from the seed; every property is checked on one observation trace.
 #![forbid(unsafe_code)]
 
+pub mod corpus;
 pub mod faults;
 pub mod invariants;
 pub mod liveness;
+pub mod run;
+pub mod scenarios;
 pub mod schedule;
 pub mod script;
+pub mod timeline;
 pub mod trace;
+pub mod world;

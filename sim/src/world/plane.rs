@@ -1,0 +1,377 @@
+//! The control plane: `ibex_core::plane` behind a simulated listener, with the run's faults between the two.
+
+use super::{EPOCH_NANOS, REGISTRATION_TOKEN, World};
+use crate::faults::RequestFault;
+use crate::schedule::Schedule;
+use crate::trace::{Credential, Fact, JobId, Op};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use ibex_core::machine::{Instant, Machine};
+use ibex_core::pipeline::{CommandStep, StepSpec};
+use ibex_core::plane::{BuildSpec, Plane, PlaneCommand, PlaneConfig, PlaneEvent, PlaneRequest, PlaneResponse};
+use ibex_core::rng::Rng;
+use ibex_core::secret::Secret;
+use ibex_core::wall::{WallClock, WallTime};
+use serde_json::Value;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use turmoil::net::{TcpListener, TcpStream};
+
+/// Name and port of the control plane's host.
+pub const HOST: &str = "plane";
+/// Port.
+pub const PORT: u16 = 80;
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// The control plane's host.
+pub struct PlaneHost {
+    world: World,
+    plane: RefCell<Plane>,
+    answers: RefCell<BTreeMap<u64, PlaneResponse>>,
+    requests: Cell<u64>,
+    /// Requests of each operation so far.
+    counts: RefCell<BTreeMap<Op, u64>>,
+    periods: RefCell<Vec<(Instant, Option<Op>, RequestFault)>>,
+    faults_over: Cell<bool>,
+    listening: Cell<bool>,
+    listen_changed: Notify,
+    cut: Notify,
+    timers_changed: Notify,
+    /// Jobs in the order of the schedule.
+    jobs: RefCell<Vec<JobId>>,
+    states: RefCell<BTreeMap<JobId, &'static str>>,
+    agents: RefCell<BTreeMap<u32, std::sync::Arc<str>>>,
+}
+
+impl PlaneHost {
+    /// A control plane for the run of `world`.
+    pub fn new(world: World) -> Rc<PlaneHost> {
+        let s = &world.0.schedule;
+        let clock = WallClock { base: WallTime::from_nanos(EPOCH_NANOS), utc_offset_seconds: 0 };
+        let config = PlaneConfig {
+            base_url: format!("http://{HOST}"),
+            clock,
+            ping_interval: s.ping_s,
+            job_status_interval: s.job_state_s,
+            heartbeat_interval: s.heartbeat_s,
+            chunk_bytes: s.chunk_bytes,
+            any_queue: true,
+            hold_ping: Duration::ZERO,
+            ..PlaneConfig::hosted(Secret::new(REGISTRATION_TOKEN.to_owned()))
+        };
+        let plane = Plane::new(config, Rng::from_seed(s.seed ^ 0x91a7e));
+        Rc::new(PlaneHost {
+            world,
+            plane: RefCell::new(plane),
+            answers: RefCell::default(),
+            requests: Cell::new(0),
+            counts: RefCell::default(),
+            periods: RefCell::default(),
+            faults_over: Cell::new(false),
+            listening: Cell::new(true),
+            listen_changed: Notify::new(),
+            cut: Notify::new(),
+            timers_changed: Notify::new(),
+            jobs: RefCell::default(),
+            states: RefCell::default(),
+            agents: RefCell::default(),
+        })
+    }
+
+    fn schedule(&self) -> &Schedule {
+        &self.world.0.schedule
+    }
+
+    /// Feeds the machine one event, and carries out what it asks for.
+    pub fn feed(&self, event: PlaneEvent) {
+        let mut out = Vec::new();
+        self.plane.borrow_mut().handle(self.world.now(), event, &mut out);
+        self.carry_out(out);
+    }
+
+    fn carry_out(&self, out: Vec<PlaneCommand>) {
+        for command in out {
+            match command {
+                PlaneCommand::Respond { id, response } => {
+                    self.answers.borrow_mut().insert(id, *response);
+                }
+                PlaneCommand::JobChanged { job, state } => {
+                    if self.states.borrow_mut().insert(job.clone(), state).is_none() {
+                        self.jobs.borrow_mut().push(job.clone());
+                    }
+                    self.world.observed(Fact::PlaneJob { job, state: state.into() });
+                }
+                PlaneCommand::BuildRefused { message } => panic!("the workload made a build that was refused: {message}"),
+                _ => {}
+            }
+        }
+        self.timers_changed.notify_one();
+    }
+
+    /// Serves until the run is over.
+    pub async fn serve(self: Rc<Self>) -> io::Result<()> {
+        tokio::task::spawn_local(self.clone().timers());
+        loop {
+            while !self.listening.get() {
+                self.listen_changed.notified().await;
+            }
+            let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
+            while self.listening.get() {
+                tokio::select! {
+                    biased;
+                    () = self.listen_changed.notified() => {}
+                    accepted = listener.accept() => {
+                        let (stream, _) = accepted?;
+                        tokio::task::spawn_local(self.clone().connection(stream));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn timers(self: Rc<Self>) {
+        loop {
+            let deadline = self.plane.borrow().deadline();
+            let wait = deadline.map(|d| d.since(self.world.now()));
+            tokio::select! {
+                biased;
+                () = self.timers_changed.notified() => {}
+                () = async { match wait { Some(d) => tokio::time::sleep(d).await, None => std::future::pending().await } } => {
+                    let mut out = Vec::new();
+                    self.plane.borrow_mut().expire(self.world.now(), &mut out);
+                    self.carry_out(out);
+                }
+            }
+        }
+    }
+
+    async fn connection(self: Rc<Self>, stream: TcpStream) {
+        let kill = Rc::new(Notify::new());
+        let (host, killer) = (self.clone(), kill.clone());
+        let service = service_fn(move |request| host.clone().answer(request, killer.clone()));
+        // No timer, so that an idle connection is closed by faults only; no date, so that runs are equal to the byte.
+        let serving = hyper::server::conn::http1::Builder::new().auto_date_header(false).serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            biased;
+            () = self.cut.notified() => {}
+            () = kill.notified() => {}
+            _ = serving => {}
+        }
+    }
+
+    async fn answer(self: Rc<Self>, request: Request<Incoming>, kill: Rc<Notify>) -> Result<Response<Body>, io::Error> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        let path = head.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+        let authorization = head.headers.get("authorization").and_then(|v| v.to_str().ok());
+        let seen = super::net::Seen::of(&self.world.0.tokens.borrow(), head.method.as_str(), &path, authorization);
+        let token = authorization.and_then(|a| a.strip_prefix("Token ")).unwrap_or_default().to_owned();
+        let fault = self.fault(seen.op);
+        let incoming = PlaneRequest {
+            method: head.method.as_str().to_owned(),
+            path,
+            token: Secret::new(token),
+            received: WallTime::from_nanos(EPOCH_NANOS + self.world.now().as_nanos() as i64),
+            body: body.clone(),
+        };
+        let applied = match &fault {
+            None => true,
+            Some(RequestFault::Html { applied } | RequestFault::Empty { applied } | RequestFault::Hang { applied }) => *applied,
+            Some(f) => !matches!(f, RequestFault::Status { .. } | RequestFault::ResetBefore | RequestFault::Action(_)),
+        };
+        let real = applied.then(|| self.ask(incoming, &seen.credential, seen.op, &body, seen.job.as_ref()));
+        let status = match (&fault, &real) {
+            (Some(RequestFault::Status { code, .. }), _) => *code,
+            (Some(RequestFault::Html { .. } | RequestFault::Empty { .. } | RequestFault::Action(_)), _) => 200,
+            (_, Some(r)) => r.status,
+            (_, None) => 0,
+        };
+        self.world.observed(Fact::Served {
+            credential: seen.credential,
+            op: seen.op,
+            job: seen.job,
+            status,
+            applied,
+            fault: fault.as_ref().map(RequestFault::name).unwrap_or_default(),
+        });
+        let closed = || io::Error::new(io::ErrorKind::ConnectionReset, "a fault closes the connection");
+        match (fault, real) {
+            (None, Some(r)) => Ok(respond(r)),
+            (Some(RequestFault::Status { code, retry_after_ms }), _) => {
+                let mut r = Response::builder().status(code).header("content-type", "application/json");
+                if let Some(ms) = retry_after_ms {
+                    r = r.header("retry-after", format!("{}.{:03}", ms / 1_000, ms % 1_000));
+                }
+                Ok(r.body(full(r#"{"message":"a simulated fault"}"#)).map_err(io::Error::other)?)
+            }
+            (Some(RequestFault::Html { .. }), _) => {
+                let r = Response::builder().header("content-type", "text/html").body(full("<html><body>Please sign in</body></html>"));
+                r.map_err(io::Error::other)
+            }
+            (Some(RequestFault::Empty { .. }), _) => Ok(Response::new(full(""))),
+            (Some(RequestFault::ResetInside), Some(r)) => Ok(half(r)),
+            (Some(RequestFault::ResetAfter), Some(r)) => {
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                    kill.notify_one();
+                });
+                Ok(respond(r))
+            }
+            (Some(RequestFault::Hang { .. }), _) => std::future::pending().await,
+            (Some(RequestFault::Slow { ms }), Some(r)) => {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                Ok(respond(r))
+            }
+            (Some(RequestFault::State(state)), Some(r)) if r.status == 200 => {
+                let body = serde_json::json!({ "state": state }).to_string();
+                Ok(Response::new(full(&body)))
+            }
+            (Some(RequestFault::State(_)), Some(r)) => Ok(respond(r)),
+            (Some(RequestFault::Action(action)), _) => {
+                let body = serde_json::json!({ "action": action }).to_string();
+                Ok(Response::new(full(&body)))
+            }
+            _ => Err(closed()),
+        }
+    }
+
+    /// The fault for the request that has just arrived, if any.
+    fn fault(&self, op: Op) -> Option<RequestFault> {
+        let nth = {
+            let mut counts = self.counts.borrow_mut();
+            let n = counts.entry(op).or_insert(0);
+            *n += 1;
+            *n
+        };
+        if self.faults_over.get() {
+            return None;
+        }
+        let fits = |f: &RequestFault| match f {
+            RequestFault::State(_) => op == Op::JobState,
+            RequestFault::Action(_) => op == Op::Ping,
+            _ => true,
+        };
+        if let Some(plan) = self.schedule().requests.iter().find(|r| r.op == op && r.nth == nth && fits(&r.fault)) {
+            return Some(plan.fault.clone());
+        }
+        let now = self.world.now();
+        self.periods.borrow().iter().find(|(until, of, f)| now < *until && of.is_none_or(|o| o == op) && fits(f)).map(|(_, _, f)| f.clone())
+    }
+
+    /// Asks the machine.
+    fn ask(&self, request: PlaneRequest, credential: &Credential, op: Op, body: &[u8], job: Option<&JobId>) -> PlaneResponse {
+        let id = self.requests.get() + 1;
+        self.requests.set(id);
+        self.feed(PlaneEvent::Request { id, request: Box::new(request) });
+        let response = self.answers.borrow_mut().remove(&id).expect("a plane that holds nothing answers at once");
+        if response.status < 300 {
+            self.learn(op, body, &response, job, credential);
+        }
+        response
+    }
+
+    /// Learns whose the tokens are that the machine hands out.
+    fn learn(&self, op: Op, body: &[u8], response: &PlaneResponse, job: Option<&JobId>, _: &Credential) {
+        let answer = || serde_json::from_slice::<Value>(&response.body).unwrap_or_default();
+        let mut tokens = self.world.0.tokens.borrow_mut();
+        match op {
+            Op::Register => {
+                let asked: Value = serde_json::from_slice(body).unwrap_or_default();
+                let index = asked["name"].as_str().and_then(|n| n.rsplit_once('-')).and_then(|(_, n)| n.parse().ok()).unwrap_or(0);
+                let answer = answer();
+                if let Some(token) = answer["access_token"].as_str() {
+                    tokens.insert(token.to_owned(), Credential::Worker(index));
+                }
+                if let Some(id) = answer["id"].as_str() {
+                    self.agents.borrow_mut().insert(index, id.into());
+                }
+            }
+            Op::Accept | Op::Acquire => {
+                if let (Some(token), Some(job)) = (answer()["token"].as_str(), job) {
+                    tokens.insert(token.to_owned(), Credential::Job(job.clone()));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes the job with this number of the schedule.
+    pub(super) fn create_job(&self, number: usize) {
+        let plan = &self.schedule().jobs[number];
+        let mut step = CommandStep::new(plan.script.command());
+        step.timeout = (plan.timeout_s > 0).then(|| Duration::from_secs(plan.timeout_s));
+        let spec = BuildSpec { steps: vec![StepSpec::from(step)], commit: "HEAD".into(), branch: "main".into(), ..BuildSpec::default() };
+        self.feed(PlaneEvent::CreateBuild(Box::new(spec)));
+    }
+
+    pub(super) fn job(&self, number: usize) -> Option<JobId> {
+        self.jobs.borrow().get(number).cloned()
+    }
+
+    pub(super) fn agent(&self, worker: u32) -> Option<std::sync::Arc<str>> {
+        self.agents.borrow().get(&worker).cloned()
+    }
+
+    /// Whether every job that the schedule has made is over.
+    pub(super) fn all_over(&self) -> bool {
+        self.states.borrow().values().all(|s| matches!(*s, "finished" | "canceled" | "timed_out" | "skipped" | "broken" | "expired"))
+    }
+
+    /// Starts or stops to listen; stopping cuts what is connected.
+    pub(super) fn listen(&self, on: bool) {
+        self.listening.set(on);
+        self.listen_changed.notify_one();
+        if !on {
+            self.cut_all();
+        }
+    }
+
+    pub(super) fn cut_all(&self) {
+        self.cut.notify_waiters();
+    }
+
+    pub(super) fn period(&self, until: Instant, op: Option<Op>, fault: RequestFault) {
+        self.periods.borrow_mut().push((until, op, fault));
+    }
+
+    pub(super) fn end_faults(&self) {
+        self.faults_over.set(true);
+        self.listen(true);
+    }
+}
+
+fn full(text: &str) -> Body {
+    Full::new(Bytes::copy_from_slice(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn respond(response: PlaneResponse) -> Response<Body> {
+    let mut r = Response::builder().status(response.status);
+    for (name, value) in &response.headers {
+        r = r.header(name, value);
+    }
+    r.body(Full::new(response.body).map_err(|never| match never {}).boxed_unsync()).expect("the machine answers with well-formed headers")
+}
+
+/// The head and half of the body, then nothing more.
+fn half(response: PlaneResponse) -> Response<Body> {
+    let body = if response.body.is_empty() { Bytes::from_static(b"{}") } else { response.body };
+    let first = body.slice(..body.len().div_ceil(2));
+    let frames = [Ok(Frame::data(first)), Err(io::Error::new(io::ErrorKind::ConnectionReset, "a fault closes the connection"))];
+    let status = if response.status == 204 { 200 } else { response.status };
+    Response::builder()
+        .status(status)
+        .header("content-length", body.len())
+        .body(StreamBody::new(stream::iter(frames)).boxed_unsync())
+        .expect("a status and a length")
+}
