@@ -1,7 +1,7 @@
 //! The times of header lines on their way to the control plane (header-times, Streaming).
 
 use super::LogCommand;
-use super::stream::Context;
+use super::context::Context;
 use crate::agent::Level;
 use crate::api::Outcome;
 use crate::limits::HEADER_TIMES_WAITING;
@@ -187,6 +187,11 @@ impl HeaderTimes {
     /// Whether nothing is unsettled.
     pub(crate) fn is_settled(&self) -> bool {
         matches!(self.state, State::Idle | State::Stopped) && self.waiting.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting_len(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Sends what waits, if it is time and no batch is under way.

@@ -6,6 +6,7 @@
 mod buffer;
 mod config;
 mod content;
+mod context;
 mod cutter;
 mod escape;
 mod gzip;
@@ -29,3 +30,6 @@ pub use redact::{REDACTED, Redactor};
 pub use sink::Sink;
 pub use stream::LogStream;
 pub use timestamps::Timestamper;
+
+#[cfg(test)]
+mod tests;

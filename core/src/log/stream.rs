@@ -3,12 +3,12 @@
 
 use super::buffer::Buffer;
 use super::content::Content;
+use super::context::{Context, Tee, binary_size};
 use super::cutter::Cutter;
 use super::header_times::HeaderTimes;
-use super::sink::Sink;
 use super::window::Window;
 use super::{LogCommand, LogConfig, LogEvent, TimestampMode};
-use crate::agent::{AgentLog, Level, Metric};
+use crate::agent::Level;
 use crate::api::Outcome;
 use crate::limits::{
     CHUNK_BYTES_DEFAULT, LOG_CUT_EARLY_BYTES, LOG_PACE_PATIENCE, LOG_PACED_BYTES, LOG_RESUME_QUARTERS, LOG_SIZE_WARNING_BYTES, UPLOAD_TOTAL,
@@ -18,7 +18,6 @@ use crate::rng::Rng;
 use crate::wall::WallTime;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// The log of one job.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -132,7 +131,7 @@ impl Machine for LogStream {
         let own = match &self.phase {
             Phase::Open { cutter, reading } => {
                 // A cut with an empty buffer does nothing, so a silent job wakes nobody.
-                let cut = cutter.as_ref().map(Cutter::at).filter(|_| !self.buffer.is_empty() || self.content.holds());
+                let cut = cutter.as_ref().map(Cutter::at).filter(|_| self.has_uncut());
                 let pace = if let Reading::Paced { until } = reading { Some(*until) } else { None };
                 earliest(cut, pace)
             }
@@ -145,8 +144,9 @@ impl Machine for LogStream {
 
     fn expire(&mut self, now: Instant, out: &mut Vec<LogCommand>) {
         let from = self.phase.name();
+        let uncut = self.has_uncut();
         match &mut self.phase {
-            Phase::Open { cutter: Some(cutter), .. } if cutter.at() <= now => {
+            Phase::Open { cutter: Some(cutter), .. } if uncut && cutter.at() <= now => {
                 cutter.advance(now, &mut self.rng);
                 self.cut_all(now, out);
             }
@@ -217,12 +217,23 @@ impl LogStream {
         self.buffer.len() + self.window.unsettled()
     }
 
+    /// Lengths of the bounded queues: chunks begun, header times waiting.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> [usize; 2] {
+        [self.window.begun_len(), self.header_times.as_ref().map_or(0, HeaderTimes::waiting_len)]
+    }
+
+    /// Whether a cut would find anything.
+    fn has_uncut(&self) -> bool {
+        !self.buffer.is_empty() || self.content.holds()
+    }
+
     /// A delivery: to stdout as it is, into the buffer (and the copy) with its timestamps.
     fn take(&mut self, now: Instant, wall: WallTime, data: Bytes, out: &mut Vec<LogCommand>) {
         if self.config.stdout.is_some() && !data.is_empty() {
             out.push(LogCommand::Stdout(data.clone()));
         }
-        if self.buffer.is_empty() && !self.content.holds() {
+        if !self.has_uncut() {
             // No deadline was armed while there was nothing to cut: pass over the cuts that did not happen.
             if let Phase::Open { cutter: Some(cutter), .. } = &mut self.phase {
                 cutter.advance(now, &mut self.rng);
@@ -353,67 +364,4 @@ impl LogStream {
         let LogStream { config, ids, rng, header_times, .. } = self;
         (header_times.as_mut(), Context { now, config, chunk_bytes: config.chunk_bytes, ids, rng, out })
     }
-}
-
-/// What the parts of the stream need to act.
-pub(crate) struct Context<'a> {
-    pub(crate) now: Instant,
-    config: &'a LogConfig,
-    pub(crate) chunk_bytes: u64,
-    pub(crate) ids: &'a mut RequestIds,
-    pub(crate) rng: &'a mut Rng,
-    pub(crate) out: &'a mut Vec<LogCommand>,
-}
-
-impl Context<'_> {
-    pub(crate) fn log(&mut self, level: Level, text: String) {
-        let worker = Some(Arc::clone(&self.config.worker));
-        self.out.push(LogCommand::Log(AgentLog { level, worker, text, fields: Vec::new() }));
-    }
-
-    pub(crate) fn metric(&mut self, metric: Metric) {
-        self.out.push(LogCommand::Metric(metric));
-    }
-
-    pub(crate) fn transition(&mut self, machine: &'static str, from: &'static str, event: &'static str, to: &'static str) {
-        self.out.push(LogCommand::Transition(Transition { owner: self.config.job, machine, from, event, to }));
-    }
-}
-
-/// The buffer, and the log copy beside it if there is one (job-runner §6.7).
-struct Tee<'a> {
-    buffer: &'a mut Buffer,
-    copy: Option<Vec<u8>>,
-}
-
-impl Tee<'_> {
-    fn new(buffer: &mut Buffer, copy: bool) -> Tee<'_> {
-        Tee { buffer, copy: copy.then(Vec::new) }
-    }
-
-    fn finish(self, out: &mut Vec<LogCommand>) {
-        if let Some(copy) = self.copy.filter(|c| !c.is_empty()) {
-            out.push(LogCommand::Copy(copy.into()));
-        }
-    }
-}
-
-impl Sink for Tee<'_> {
-    fn append(&mut self, bytes: &[u8]) {
-        self.buffer.append(bytes);
-        if let Some(copy) = &mut self.copy {
-            copy.extend_from_slice(bytes);
-        }
-    }
-}
-
-/// `1023 B`, `1.0 GiB`, `12 MiB`: one decimal below ten.
-fn binary_size(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let unit = (bytes.max(1).ilog2() / 10) as usize;
-    if unit == 0 {
-        return format!("{bytes} B");
-    }
-    let value = (bytes as f64 / (1_u64 << (10 * unit)) as f64 * 10.0).round() / 10.0;
-    if value < 10.0 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
 }

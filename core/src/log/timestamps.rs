@@ -124,7 +124,7 @@ impl Stamp {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -133,7 +133,7 @@ mod tests {
     }
 
     /// The rule of §6.4 with continuous recognition, one byte at a time.
-    pub(crate) fn oracle(deliveries: &[(i64, Vec<u8>)]) -> Vec<u8> {
+    fn oracle(deliveries: &[(i64, Vec<u8>)]) -> Vec<u8> {
         const BREAKS: [&[u8]; 5] = [b"\n", b"\x1b[K", b"\x1b[0K", b"\x1b[1K", b"\x1b[2K"];
         let (mut out, mut stream) = (Vec::new(), Vec::new());
         let (mut start, mut last, mut parser) = (true, 0, EscapeParser::default());
@@ -199,7 +199,7 @@ mod tests {
     }
 
     /// Text in which everything that matters is frequent.
-    pub(crate) fn spicy() -> impl Strategy<Value = Vec<u8>> {
+    pub(in crate::log) fn spicy() -> impl Strategy<Value = Vec<u8>> {
         let atom = prop_oneof![
             Just(&b"\n"[..]),
             Just(&b"\r"[..]),

@@ -1,7 +1,7 @@
 //! The upload window: chunks waiting, in flight, between attempts, and what became of them (job-runner §6.11, §8.3).
 
 use super::LogCommand;
-use super::stream::Context;
+use super::context::Context;
 use crate::agent::{Level, Metric};
 use crate::api::Outcome;
 use crate::limits::{CHUNKS_IN_FLIGHT, LOG_PACED_BYTES};
@@ -224,6 +224,11 @@ impl Window {
     /// Chunks given up.
     pub(crate) fn failed(&self) -> u64 {
         self.failed
+    }
+
+    #[cfg(test)]
+    pub(crate) fn begun_len(&self) -> usize {
+        self.begun.len()
     }
 
     /// First attempts start in sequence order, up to three chunks begun (I19). A chunk between attempts keeps its place.
