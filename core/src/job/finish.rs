@@ -40,9 +40,6 @@ impl JobRunner {
     pub(super) fn log_drained(&mut self, now: Instant, failed: u64, out: &mut Vec<AgentCommand>) -> Option<JobEnd> {
         let State::Flushing { result, finished_at } = &self.state else { return self.late() };
         let report = Report { result: result.clone(), finished_at: *finished_at, chunks_failed: failed };
-        if failed > 0 {
-            self.log(Level::Warn, format!("{failed} chunks failed to upload for this job"), out);
-        }
         if !self.has_files() {
             self.report("LogDrained", now, report, out);
             return None;
