@@ -54,14 +54,11 @@ fn w3_a_full_disk_is_reported_start_line_finish() {
 
 #[test]
 fn w3_a_bad_option_is_reported_likewise_and_writes_no_files() {
-    let cases: [(fn(&mut JobConfig), &str); 3] = [
-        (|c| c.verification_failure_behavior = "shrug".into(), "shrug"),
-        (|c| c.bootstrap_script = "  ".into(), "has no words"),
-        (|c| c.bootstrap_script = "'open".into(), "unmatched quote"),
-    ];
-    for (break_it, word) in cases {
+    let script = config().job.bootstrap_script;
+    for (behavior, script, word) in [("shrug", script.as_str(), "shrug"), ("", "  ", "has no words"), ("", "'open", "unmatched quote")] {
         let mut config = config();
-        break_it(&mut config.job);
+        config.job.verification_failure_behavior = behavior.into();
+        config.job.bootstrap_script = script.into();
         let mut b = Bench::new(config, Bench::start(job(&[])));
         assert_eq!(b.count(|c| matches!(c, AgentCommand::WriteJobFiles { .. })), 0);
         b.started();
