@@ -7,3 +7,5 @@ pub mod driver;
 pub mod effects;
 pub mod exchange;
 pub mod recorder;
+pub mod status;
+pub mod tokio;

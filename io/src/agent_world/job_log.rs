@@ -41,13 +41,13 @@ pub(super) enum LogInput<E: Effects> {
 /// Runs one log stream until it has drained.
 pub(super) async fn run<E: Effects, L: LogMachine>(
     shared: Shared<E>,
-    new_log: fn(LogConfig) -> L,
+    new_log: fn(LogConfig, Instant) -> L,
     config: LogConfig,
     control: mpsc::Receiver<LogInput<E>>,
 ) {
     let (settled_sender, settled) = mpsc::channel(SETTLED);
     let clock = shared.clock;
-    let mut machine = new_log(config.clone());
+    let mut machine = new_log(config.clone(), clock.now());
     let mut world = LogWorld {
         shared: shared.clone(),
         config,

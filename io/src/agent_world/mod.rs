@@ -58,7 +58,7 @@ pub struct Drive {
 }
 
 /// Begins `agent` and drives it until it exits. Must be called inside a `LocalSet`.
-pub async fn run<E, A, L>(effects: E, agent: &mut A, new_log: fn(LogConfig) -> L, drive_with: Drive) -> Exit
+pub async fn run<E, A, L>(effects: E, agent: &mut A, new_log: fn(LogConfig, Instant) -> L, drive_with: Drive) -> Exit
 where
     E: Effects,
     A: AgentMachine,
@@ -133,7 +133,7 @@ struct AgentWorld<E: Effects, L> {
     files: Rc<RefCell<BTreeMap<Owner, JobFiles>>>,
     hooks: BTreeMap<RequestId, Rc<HookRun<E>>>,
     recorder: Option<Recorder>,
-    new_log: fn(LogConfig) -> L,
+    new_log: fn(LogConfig, Instant) -> L,
 }
 
 impl<A: AgentMachine, E: Effects, L: LogMachine> World<A> for AgentWorld<E, L> {

@@ -1,0 +1,23 @@
+//! The real world: sockets, terminals, processes, files and signals.
+
+mod dial;
+mod files;
+mod group;
+mod hooks;
+mod http;
+mod output;
+mod proc;
+mod pty;
+mod signals;
+mod spawn;
+mod world;
+
+pub use dial::{CONNECT, HANDSHAKE};
+pub use group::{Group, inherits_orphans, reap_orphans};
+pub use hooks::HookPlaces;
+pub use http::{Http, HttpStream};
+pub use output::ReadEnd;
+pub use pty::SIZE;
+pub use signals::{deliver, die_by, hold};
+pub use spawn::{Spawn, StdioMode, find_in_path, overlaid, spawn};
+pub use world::{LogSink, Parts, TokioWorld, Verifier};
