@@ -141,7 +141,7 @@ fn spawn_failures_are_told_and_leave_nothing() {
         std::fs::write(&script, "echo hello\n").unwrap();
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let program = |argv: &str, stdio| Spawn { argv: vec![argv.into()], ..sh("", stdio) };
-        let error = async |wanted: Spawn| spawn(&wanted).await.err().expect("the spawn fails");
+        let error = async |wanted: Spawn| spawn(&wanted).await.map(|_| ()).unwrap_err();
         assert_eq!(error(program("/nonexistent", COOKED)).await, "error starting pty: No such file or directory (os error 2)");
         assert_eq!(error(program("/nonexistent", StdioMode::Pipe)).await, "error starting command: No such file or directory (os error 2)");
         // No fallback to a shell.

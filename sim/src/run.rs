@@ -48,7 +48,7 @@ pub struct Machines<A, L> {
     /// The agent, from its configuration, its seed and its wall clock.
     pub agent: fn(AgentConfig, u64, WallClock) -> A,
     /// The log of one job.
-    pub log: fn(LogConfig) -> L,
+    pub log: fn(LogConfig, ibex_core::machine::Instant) -> L,
 }
 
 impl<A, L> Clone for Machines<A, L> {
@@ -282,7 +282,7 @@ mod tests {
             let session = Session { endpoint: config.endpoint.as_str().into(), credential: config.token.clone(), headers: Arc::default() };
             Probe { config, session, ids: RequestIds::new(Owner::Agent), next: None }
         };
-        run_with(schedule, Machines { agent, log: |_| NoLog })
+        run_with(schedule, Machines { agent, log: |_, _| NoLog })
     }
 
     fn pings(report: &Report) -> Vec<String> {
