@@ -51,7 +51,7 @@ pub fn expand(document: &mut Document, vars: &mut Vars, prefer_runtime: bool) ->
     expand_map(&mut document.rest, vars, "")
 }
 
-fn expand_step(step: &mut Step, vars: &Vars) -> Result<(), ExpandError> {
+pub(super) fn expand_step(step: &mut Step, vars: &Vars) -> Result<(), ExpandError> {
     match step {
         Step::Word(_) => Ok(()),
         Step::Plain(map) => expand_map(map, vars, ""),

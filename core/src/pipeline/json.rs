@@ -38,6 +38,13 @@ pub fn pretty(document: &Document) -> Result<String, NotANumber> {
     Ok(out)
 }
 
+/// One step in the compact form, as it is handed to an agent.
+pub(super) fn compact_step(one: &Step) -> Result<String, NotANumber> {
+    let mut out = String::new();
+    write(&step(one)?, None, &mut out);
+    Ok(out)
+}
+
 fn sorted(mut entries: Vec<(String, Json)>) -> Json {
     entries.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
     Json::Object(entries)

@@ -7,6 +7,7 @@ mod fields;
 pub mod interpolate;
 pub mod json;
 mod model;
+pub mod plan;
 mod plugin;
 mod scalar;
 pub mod yaml;

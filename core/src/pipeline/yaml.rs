@@ -346,7 +346,8 @@ fn column(mark: Marker) -> u32 {
     u32::try_from(mark.col() + 1).unwrap_or(u32::MAX)
 }
 
-fn from_json(value: serde_json::Value) -> Node {
+/// A tree of JSON, without places.
+pub(super) fn from_json(value: serde_json::Value) -> Node {
     Node::made(match value {
         serde_json::Value::Null => Value::Null,
         serde_json::Value::Bool(b) => Value::Bool(b),
