@@ -1,4 +1,240 @@
-//! The control-plane client of in-job commands (specification: commands §8, agent-api §2–4).
+//! The control-plane client of in-job commands (specification: commands §8, agent-api §2–4): one request with its retry plan.
+//! Attempts, waits and what is retryable are core's; here they are carried out.
+
+use crate::cli::{Failure, Invocation, Leaf};
+use crate::flags::Values;
+use crate::log::Logger;
+use crate::version;
+use ibex_core::agent::Level;
+use ibex_core::api::{
+    ApiCall, Hop, JsonReply, JsonRequest, Operation, Outcome, REDIRECTS, RawRequest, RawResponse, Reply, Session, TransportError, TransportKind,
+    decode, encode, redirect, transport_error,
+};
+use ibex_core::limits;
+use ibex_core::machine::Instant;
+use ibex_core::retry::{Attempts, Next, Plan, duration_text};
+use ibex_core::rng::Rng;
+use ibex_core::secret::Secret;
+use ibex_io::driver::Clock;
+use ibex_io::tokio::Http;
+use std::cell::RefCell;
+use std::future::Future;
+use std::sync::Arc;
+
+/// A client for one command.
+pub(crate) struct Client {
+    session: Session,
+    http: Http,
+    user_agent: String,
+    rng: RefCell<Rng>,
+    debug_http: bool,
+    trace_http: bool,
+    log: Logger,
+}
+
+/// Which failures another attempt may cure.
+pub(crate) type RetryRule = fn(&Outcome) -> bool;
+
+impl Client {
+    /// A client with the flags of `call`.
+    pub(crate) fn of(call: &Invocation) -> Result<Client, Failure> {
+        Client::new(call.leaf, &call.values)
+    }
+
+    fn new(leaf: &'static Leaf, values: &Values) -> Result<Client, Failure> {
+        let log = Logger::of_command(values, leaf.path)?;
+        let session = Session {
+            endpoint: Arc::from(values.text("endpoint")),
+            credential: Secret::new(values.text("agent-access-token")),
+            headers: Arc::new(request_headers(std::env::vars_os())),
+        };
+        let http = Http::new(values.bool("no-http2"));
+        let rng = RefCell::new(Rng::from_bytes(seed()));
+        let (debug_http, trace_http) = (values.bool("debug-http"), values.bool("trace-http"));
+        Ok(Client { session, http, user_agent: version::user_agent(), rng, debug_http, trace_http, log })
+    }
+
+    /// The command's log.
+    pub(crate) fn log(&self) -> &Logger {
+        &self.log
+    }
+
+    /// A random (v4) UUID.
+    pub(crate) fn uuid(&self) -> String {
+        self.rng.borrow_mut().uuid().to_string()
+    }
+
+    /// [`Client::send`], waiting for it. For commands that make one request.
+    pub(crate) fn send_and_wait(&self, request: JsonRequest, plan: &Plan) -> Result<JsonReply, Outcome> {
+        block_on(self.send(request, plan, Outcome::retryable))
+    }
+
+    /// Makes a request, again and again as `plan` says while `rule` holds. The error is the last attempt's.
+    pub(crate) async fn send(&self, request: JsonRequest, plan: &Plan, rule: RetryRule) -> Result<JsonReply, Outcome> {
+        let clock = Clock::start();
+        let call =
+            ApiCall { session: self.session.clone(), operation: Operation::Json(Box::new(request)), limit: limits::EXCHANGE, timeout_ms: None };
+        let mut attempts = Attempts::first(plan, clock.now(), &mut self.rng.borrow_mut());
+        loop {
+            let outcome = match self.attempt(&call).await {
+                Outcome::Ok(Reply::Json(reply)) => return Ok(*reply),
+                other => other,
+            };
+            if !rule(&outcome) {
+                return Err(outcome);
+            }
+            let next = attempts.failed(plan, clock.now(), outcome.retry_after());
+            self.log.warn(format!("{} {}", outcome.text(), attempts.text(plan, next)));
+            match next {
+                Next::GiveUp => return Err(outcome),
+                Next::At(at) => clock.reached(Some(at)).await,
+            }
+            attempts.again(plan, &mut self.rng.borrow_mut());
+        }
+    }
+
+    async fn attempt(&self, call: &ApiCall) -> Outcome {
+        let request = encode(call, &self.user_agent);
+        let clock = Clock::start();
+        self.log.at(Level::Debug, format!("{} {}", request.method, request.url));
+        if self.debug_http {
+            self.dump(&request.headers, request.body.as_deref(), &format!("{} {}", request.method, request.url));
+        }
+        let response = match tokio::time::timeout(call.limit, self.follow(request.clone())).await {
+            Ok(response) => response,
+            Err(_) => {
+                let cause = format!("no complete response within {}", duration_text(call.limit));
+                Err(transport_error(TransportKind::Timeout, request.method, &request.url, &cause))
+            }
+        };
+        self.report(&request, &response, clock.now());
+        decode(&call.operation, &request, response)
+    }
+
+    async fn follow(&self, mut request: RawRequest) -> Result<RawResponse, TransportError> {
+        let method = request.method;
+        for _ in 0..=REDIRECTS {
+            let response = self.http.exchange(&request).await?;
+            match redirect(&request, &response) {
+                Hop::Stay => return Ok(response),
+                Hop::Follow(next) => request = *next,
+            }
+        }
+        let cause = format!("stopped after {REDIRECTS} redirects");
+        Err(transport_error(TransportKind::Other, method, &request.url, &cause))
+    }
+
+    /// What debug level shows of an exchange (agent-api §18).
+    fn report(&self, request: &RawRequest, response: &Result<RawResponse, TransportError>, took: Instant) {
+        let took = duration_text(took.since(Instant::ZERO));
+        let what = format!("{} {}", request.method, request.url);
+        if let Ok(r) = response {
+            self.log.write(Level::Debug, None, &format!("↳ {what}"), &[("status", r.status.to_string()), ("Δ", took.clone())]);
+            if self.debug_http {
+                self.dump(&r.headers, Some(&r.body), &format!("{} {what}", r.status));
+            }
+        }
+        if self.trace_http {
+            let level = if response.is_ok() { Level::Debug } else { Level::Error };
+            self.log.write(level, None, "HTTP Timing Trace", &[("request", what), ("total", took)]);
+        }
+    }
+
+    fn dump<N: AsRef<str>>(&self, headers: &[(N, String)], body: Option<&[u8]>, first: &str) {
+        if !self.log.enabled(Level::Debug) {
+            return;
+        }
+        let mut text = first.to_owned();
+        for (name, value) in headers.iter().filter(|(n, _)| !n.as_ref().eq_ignore_ascii_case("authorization")) {
+            text.push_str(&format!("\n{}: {value}", name.as_ref()));
+        }
+        if let Some(body) = body.filter(|b| !b.is_empty()) {
+            text.push_str(&format!("\n\n{}", masked(&String::from_utf8_lossy(body))));
+        }
+        self.log.at(Level::Debug, text);
+    }
+}
+
+/// A body for the log, credentials masked (agent-api §18): the values of `access_token`, `token` and `value`. What is no JSON
+/// is shown as it is.
+fn masked(body: &str) -> String {
+    fn mask(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(map) => {
+                for (key, value) in map.iter_mut() {
+                    match key.as_str() {
+                        "access_token" | "token" | "value" if value.is_string() => *value = ibex_core::secret::MASK.into(),
+                        _ => mask(value),
+                    }
+                }
+            }
+            serde_json::Value::Array(list) => list.iter_mut().for_each(mask),
+            _ => {}
+        }
+    }
+    match serde_json::from_str::<serde_json::Value>(body) {
+        Ok(mut value) => {
+            mask(&mut value);
+            value.to_string()
+        }
+        // It may be the beginning of a credential.
+        Err(_) if body.trim_start().starts_with('{') => format!("«{} bytes of malformed JSON»", body.len()),
+        Err(_) => body.to_owned(),
+    }
+}
+
+/// Runs `future` on this thread.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, future),
+        Err(e) => panic!("the operating system gave no event queue: {e}"),
+    }
+}
+
+/// 32 random bytes of the operating system.
+pub(crate) fn seed() -> [u8; 32] {
+    use std::io::Read;
+    let mut seed = [0; 32];
+    if std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut seed)).is_err() {
+        // Without the device: the standard library's own per-process randomness.
+        use std::hash::{BuildHasher, Hasher};
+        for chunk in seed.chunks_mut(8) {
+            chunk.copy_from_slice(&std::hash::RandomState::new().build_hasher().finish().to_ne_bytes());
+        }
+    }
+    seed
+}
+
+/// A request with a JSON body.
+pub(crate) fn json(method: &'static str, path: String, body: &serde_json::Value, decoded: bool) -> JsonRequest {
+    JsonRequest { method, path, body: Some(body.to_string()), headers: Vec::new(), decoded }
+}
+
+/// A request without a body.
+pub(crate) fn bare(method: &'static str, path: String, decoded: bool) -> JsonRequest {
+    JsonRequest { method, path, body: None, headers: Vec::new(), decoded }
+}
+
+/// An object without the fields that are empty: `""`, `0`, `false`, an empty list.
+pub(crate) fn omit_empty<const N: usize>(fields: [(&str, serde_json::Value); N]) -> serde_json::Value {
+    use serde_json::Value;
+    let empty = |v: &Value| match v {
+        Value::Null => true,
+        Value::Bool(b) => !b,
+        Value::Number(n) => n.as_i64() == Some(0),
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(_) => false,
+    };
+    Value::Object(fields.into_iter().filter(|(_, v)| !empty(v)).map(|(k, v)| (k.to_owned(), v)).collect())
+}
+
+/// A string field of a reply; empty if it is not there.
+pub(crate) fn field(reply: &JsonReply, name: &str) -> String {
+    let value: serde_json::Value = serde_json::from_str(&reply.body).unwrap_or_default();
+    value.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned()
+}
 
 /// Server-specified headers found in the environment (agent-api §2.4): `BUILDKITE_REQUEST_HEADER_BUILDKITE_FOO=v` is
 /// `Buildkite-Foo: v`; names that do not begin with `Buildkite-` are dropped.
@@ -34,5 +270,18 @@ mod tests {
         let env = [("BUILDKITE_REQUEST_HEADER_BUILDKITE_HELLO_YOU", "world"), ("BUILDKITE_REQUEST_HEADER_CONTENT_TYPE", "x"), ("PATH", "/bin")];
         let headers = request_headers(env.into_iter().map(|(k, v)| (k.into(), v.into())));
         assert_eq!(headers, [("Buildkite-Hello-You".to_owned(), "world".to_owned())]);
+    }
+
+    #[test]
+    fn empty_fields_are_left_out() {
+        let body = omit_empty([("a", "".into()), ("b", 0.into()), ("c", false.into()), ("d", Vec::<String>::new().into()), ("e", "x".into())]);
+        assert_eq!(body.to_string(), "{\"e\":\"x\"}");
+    }
+
+    #[test]
+    fn credentials_are_masked_in_dumps() {
+        assert_eq!(masked("{\"a\":[{\"token\":\"s\"}],\"key\":\"k\"}"), "{\"a\":[{\"token\":\"[secret]\"}],\"key\":\"k\"}");
+        assert!(!masked("{\"token\":\"sekret").contains("sekret"));
+        assert_eq!(masked("<html>"), "<html>");
     }
 }

@@ -9,8 +9,10 @@
 mod api;
 mod cli;
 mod flags;
+mod job_api;
 mod job_commands;
 mod log;
+mod platform;
 mod start;
 mod version;
 
@@ -18,7 +20,21 @@ use cli::Command;
 use std::process::ExitCode;
 
 /// Every command, in the order of the help. To add one: declare its `Leaf` in its own file and name it here.
-static COMMANDS: &[Command] = &[Command::Leaf(&start::START), Command::Group(&job_commands::ENV)];
+static COMMANDS: &[Command] = &[
+    Command::Leaf(&start::START),
+    Command::Leaf(&job_commands::ANNOTATE),
+    Command::Group(&job_commands::ANNOTATION),
+    Command::Group(&job_commands::BUILD),
+    Command::Group(&job_commands::ENV),
+    Command::Group(&job_commands::JOB),
+    Command::Group(&job_commands::META_DATA),
+    Command::Group(&job_commands::OIDC),
+    Command::Leaf(&job_commands::PAUSE),
+    Command::Leaf(&job_commands::RESUME),
+    Command::Group(&job_commands::SECRET),
+    Command::Group(&job_commands::STEP),
+    Command::Leaf(&job_commands::STOP),
+];
 
 fn main() -> ExitCode {
     cli::main(COMMANDS)

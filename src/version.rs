@@ -19,3 +19,8 @@ const COMMIT: &str = match option_env!("IBEX_COMMIT") {
 pub(crate) fn full() -> String {
     format!("{VERSION}+{BUILD}.{COMMIT}")
 }
+
+/// `User-Agent` of every request (agent-api §2.3).
+pub(crate) fn user_agent() -> String {
+    format!("buildkite-agent/{VERSION}.{BUILD} ({}; {})", crate::platform::os(), crate::platform::arch())
+}

@@ -1,8 +1,58 @@
 //! Commands that run inside a job (specification: commands §11). They talk to the control plane with the job's credential.
 
-pub(crate) mod env_dump;
+mod agent_control;
+mod annotation;
+mod build;
+mod credentials;
+mod env_dump;
+mod job;
+mod meta_data;
+mod oidc;
+mod redact;
+mod secret;
+mod step;
+mod value;
 
-use crate::cli::Group;
+pub(crate) use agent_control::{PAUSE, RESUME, STOP};
+pub(crate) use annotation::ANNOTATE;
 
+use crate::cli::{Failure, Group, Invocation};
+use ibex_core::api::Outcome;
+
+/// `annotation …`
+pub(crate) static ANNOTATION: Group = Group { name: "annotation", about: "Make changes to annotations on builds", leaves: &[&annotation::REMOVE] };
+/// `build …`
+pub(crate) static BUILD: Group = Group { name: "build", about: "Interact with a build", leaves: &[&build::CANCEL] };
 /// `env …`
-pub(crate) static ENV: Group = Group { name: "env", about: "Process environment subcommands", leaves: &[&env_dump::DUMP] };
+pub(crate) static ENV: Group = Group { name: "env", about: "Interact with the environment of the process", leaves: &[&env_dump::DUMP] };
+/// `job …`
+pub(crate) static JOB: Group = Group { name: "job", about: "Interact with a job", leaves: &[&job::UPDATE] };
+/// `meta-data …`
+pub(crate) static META_DATA: Group = Group {
+    name: "meta-data",
+    about: "Get and set metadata from Buildkite jobs",
+    leaves: &[&meta_data::SET, &meta_data::SET_BATCH, &meta_data::GET, &meta_data::EXISTS, &meta_data::KEYS],
+};
+/// `oidc …`
+pub(crate) static OIDC: Group = Group { name: "oidc", about: "Interact with Buildkite OpenID Connect (OIDC)", leaves: &[&oidc::REQUEST_TOKEN] };
+/// `secret …`
+pub(crate) static SECRET: Group = Group { name: "secret", about: "Interact with Pipelines Secrets", leaves: &[&secret::GET] };
+/// `step …`
+pub(crate) static STEP: Group = Group {
+    name: "step",
+    about: "Get or update an attribute of a build step, or cancel unfinished jobs for a step",
+    leaves: &[&step::GET, &step::UPDATE, &step::CANCEL],
+};
+
+/// `<context>: <error>`
+fn failed(context: &str) -> impl Fn(Outcome) -> Failure + '_ {
+    move |outcome| Failure::Fatal(format!("{context}: {}", outcome.text()))
+}
+
+/// The required arguments and flags of a command, in the order in which they are checked: `label` and value.
+fn require(call: &Invocation, checks: &[(&str, &str)]) -> Result<(), Failure> {
+    match checks.iter().find(|(_, value)| value.is_empty()) {
+        Some((label, _)) => Err(Failure::missing(label, call.leaf.path)),
+        None => Ok(()),
+    }
+}

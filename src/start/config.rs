@@ -3,7 +3,7 @@
 use super::check::Checked;
 use super::facts;
 use crate::flags::{Values, process_env};
-use crate::version;
+use crate::{platform, version};
 use ibex_core::agent::{AgentConfig, PingMode};
 use ibex_core::api::RegisterRequest;
 use ibex_core::job::{JobConfig, StdoutFormat};
@@ -59,7 +59,7 @@ fn register_request(values: &Values, checked: &Checked, tags: Vec<String>) -> Re
         name: String::new(),
         hostname: facts::hostname(),
         os: facts::os_dump(),
-        arch: facts::arch().to_owned(),
+        arch: platform::arch().to_owned(),
         script_eval_enabled: !values.bool("no-command-eval"),
         ignore_in_dispatches: !values.text("acquire-job").is_empty(),
         priority: String::new(),

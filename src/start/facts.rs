@@ -8,27 +8,6 @@ pub(crate) fn hostname() -> String {
     gethostname::gethostname().to_string_lossy().into_owned()
 }
 
-/// Architecture as the control plane spells it.
-pub(crate) fn arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "x86" => "386",
-        "aarch64" => "arm64",
-        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-        "powerpc64" => "ppc64",
-        "mips64" if cfg!(target_endian = "little") => "mips64le",
-        other => other,
-    }
-}
-
-/// Operating system as the control plane spells it.
-pub(crate) fn os() -> &'static str {
-    match std::env::consts::OS {
-        "macos" => "darwin",
-        other => other,
-    }
-}
-
 /// Free text about the operating system: on Linux all `/etc/*-release` files in the order of their names; on macOS what
 /// `sw_vers` says, elsewhere `uname -sr`. Empty if it cannot be read.
 pub(crate) fn os_dump() -> String {
@@ -73,10 +52,5 @@ mod tests {
     fn the_machine_id_is_an_hmac_keyed_with_the_id() {
         assert_eq!(protect("0123456789abcdef"), "9256313d74b979e4a96405c7367c0f5c910e1b9ef7a634c2ba1b3bc446b42d53");
         assert_eq!(protect(""), "");
-    }
-
-    #[test]
-    fn the_architecture_is_not_spelled_as_in_rust() {
-        assert!(!["x86_64", "aarch64"].contains(&arch()));
     }
 }
