@@ -276,15 +276,36 @@ pub struct JobEnv(pub Arc<BTreeMap<String, String>>);
 /// Variables whose values are recorded: the core decides or logs by them, and they hold no secrets.
 pub const RECORDED_VARIABLES: &[&str] = &[
     "BUILDKITE_AGENT_META_DATA_QUEUE",
+    "BUILDKITE_BRANCH",
     "BUILDKITE_BUILD_ID",
     "BUILDKITE_BUILD_NUMBER",
     "BUILDKITE_BUILD_URL",
     "BUILDKITE_COMPUTE_TYPE",
     "BUILDKITE_JOB_ID",
+    "BUILDKITE_ORGANIZATION_SLUG",
+    "BUILDKITE_PIPELINE_SLUG",
     "BUILDKITE_PLUGIN_VALIDATION",
-    "BUILDKITE_REPO",
     "BUILDKITE_STEP_KEY",
 ];
+
+/// What is recorded of a value: all, the part that the core decides by, or its length. Recording what was recorded changes nothing.
+fn recorded(name: &str, value: &str) -> String {
+    let sources = |value| {
+        let sources: Vec<String> = crate::job::plugin_sources(value).ok()?.iter().map(|source| crate::job::masked_url(source)).collect();
+        serde_json::to_string(&sources).ok()
+    };
+    match name {
+        "BUILDKITE_REPO" | "BUILDKITE_GIT_REMOTE_MIRROR_URL" => return crate::job::masked_url(value),
+        "BUILDKITE_PLUGINS" => {
+            if let Some(sources) = sources(value) {
+                return sources;
+            }
+        }
+        name if RECORDED_VARIABLES.contains(&name) => return value.to_owned(),
+        _ => {}
+    }
+    if value.starts_with('«') && value.ends_with('»') { value.to_owned() } else { format!("«{}»", value.len()) }
+}
 
 impl JobEnv {
     /// Value of `name`, if present.
@@ -300,12 +321,10 @@ impl FromIterator<(String, String)> for JobEnv {
 }
 
 impl Serialize for JobEnv {
-    /// Values that are not recorded become `«length»`; serialising such a placeholder again leaves it as it is.
+    /// Values that are not recorded become `«length»`; serialising such a placeholder again leaves it as it is. Of the plugin list
+    /// the sources are recorded, of repository URLs everything but the password.
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_map(self.0.iter().map(|(k, v)| {
-            let keep = RECORDED_VARIABLES.contains(&k.as_str()) || (v.starts_with('«') && v.ends_with('»'));
-            (k, if keep { v.clone() } else { format!("«{}»", v.len()) })
-        }))
+        s.collect_map(self.0.iter().map(|(k, v)| (k, recorded(k, v))))
     }
 }
 

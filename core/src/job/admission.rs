@@ -1,9 +1,10 @@
 //! Whether a job may run: its signature, the allow-lists, the plugin list (job-runner §4). All of it looks at the job env as
 //! received, not at the computed one.
 
-use super::JobConfig;
+use super::{JobConfig, masked_url};
 use crate::agent::SignatureVerdict;
 use crate::api::AcceptedJob;
+use crate::pipeline::full_source;
 use regex::Regex;
 use serde_json::Value;
 
@@ -127,44 +128,6 @@ pub fn mirror_notice(url: &str) -> String {
     format!("Remote Git mirror is not permitted by --allowed-repositories; using canonical repository: {}\n", masked_url(url))
 }
 
-/// A URL with its password replaced (job-runner §2.5).
-pub fn masked_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    if !is_scheme(scheme) {
-        return url.to_owned();
-    }
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, tail) = rest.split_at(end);
-    let valid = !url.chars().any(|c| c.is_ascii_control()) && percent_decoded(authority).is_some() && percent_decoded(tail).is_some();
-    let (userinfo, host) = match authority.rsplit_once('@') {
-        Some((userinfo, host)) => (Some(userinfo), host),
-        None => (None, authority),
-    };
-    if !valid || !valid_host(host) {
-        return "(invalid URL)".to_owned();
-    }
-    match userinfo.and_then(|userinfo| userinfo.split_once(':')) {
-        Some((user, _)) => format!("{scheme}://{user}:xxxxx@{host}{tail}"),
-        None => url.to_owned(),
-    }
-}
-
-fn valid_host(host: &str) -> bool {
-    let port = match host.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((_, port)) => port,
-            None => return false,
-        },
-        None => host.find(':').map_or("", |colon| &host[colon..]),
-    };
-    let port_ok = port.is_empty() || port.strip_prefix(':').is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-    port_ok && !host.contains([' ', '"', '<', '>', '\\', '^', '`', '{', '|', '}'])
-}
-
-fn is_scheme(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
-}
-
 /// Regular expressions searched for in a whole string, unanchored. An empty list allows everything.
 #[derive(Clone, Debug)]
 pub struct PatternList {
@@ -231,7 +194,7 @@ fn borrowed(patterns: &[String]) -> Vec<&str> {
 ///
 /// # Errors
 /// Not JSON, or of another shape.
-fn plugin_sources(json: &str) -> Result<Vec<String>, String> {
+pub fn plugin_sources(json: &str) -> Result<Vec<String>, String> {
     let keys = |object: &serde_json::Map<String, Value>| object.keys().cloned().collect::<Vec<_>>();
     match serde_json::from_str(json).map_err(|e| e.to_string())? {
         Value::Null => Ok(Vec::new()),
@@ -249,49 +212,4 @@ fn plugin_sources(json: &str) -> Result<Vec<String>, String> {
         }
         other => Err(format!("plugins must be a list or an object, not {other}")),
     }
-}
-
-/// The full source of a plugin (job-runner §4.3): short names stand for repositories at a well-known place.
-pub fn full_source(source: &str) -> String {
-    short_source(source).unwrap_or_else(|| source.to_owned())
-}
-
-/// The expansion of a short name; `None` for what is left unchanged.
-fn short_source(source: &str) -> Option<String> {
-    if source.is_empty() || source.starts_with(['/', '.', '\\']) || source.chars().any(|c| c.is_ascii_control()) {
-        return None;
-    }
-    let (rest, fragment) = match source.split_once('#') {
-        Some((rest, fragment)) => (rest, fragment),
-        None => (source, ""),
-    };
-    let path = rest.split('?').next().unwrap_or_default();
-    // A colon in the first segment is a scheme, an opaque part, or not a URL at all.
-    if path.split('/').next().is_some_and(|first| first.contains(':')) {
-        return None;
-    }
-    let (path, fragment) = (percent_decoded(path)?, percent_decoded(fragment)?);
-    let segments: Vec<&str> = path.split('/').collect();
-    let reference = if fragment.is_empty() { String::new() } else { format!("#{fragment}") };
-    match segments[..] {
-        [name] => Some(format!("github.com/buildkite-plugins/{name}-buildkite-plugin{reference}")),
-        [org, name] => Some(format!("github.com/{org}/{name}-buildkite-plugin{reference}")),
-        _ => None,
-    }
-}
-
-/// Percent-decoding; `None` where an escape is not one.
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
-        let value = digit(rest.next())? * 16 + digit(rest.next())?;
-        bytes.push(u8::try_from(value).ok()?);
-    }
-    Some(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -15,6 +15,7 @@ mod runner;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod url;
 
 pub use admission::*;
 pub use cancel::*;
@@ -22,3 +23,4 @@ pub use config::*;
 pub use environment::*;
 pub use result::*;
 pub use runner::*;
+pub use url::*;

@@ -78,27 +78,6 @@ fn a_pattern_that_cannot_be_compiled_refuses() {
 }
 
 #[test]
-fn full_sources_of_plugins() {
-    for (source, full) in [
-        ("docker", "github.com/buildkite-plugins/docker-buildkite-plugin"),
-        ("docker#v5.1.0", "github.com/buildkite-plugins/docker-buildkite-plugin#v5.1.0"),
-        ("acme/tool#main", "github.com/acme/tool-buildkite-plugin#main"),
-        ("", ""),
-        ("/abs/path", "/abs/path"),
-        ("./rel", "./rel"),
-        (r"\\share\x", r"\\share\x"),
-        ("https://github.com/a/b.git#v1", "https://github.com/a/b.git#v1"),
-        ("git@github.com:a/b.git#v1", "git@github.com:a/b.git#v1"),
-        ("file:x", "file:x"),
-        ("github.com/a/b#v1", "github.com/a/b#v1"),
-        ("bad%zz", "bad%zz"),
-        ("do%63ker", "github.com/buildkite-plugins/docker-buildkite-plugin"),
-    ] {
-        assert_eq!(full_source(source), full);
-    }
-}
-
-#[test]
 fn passwords_in_urls_are_masked() {
     for (url, masked) in [
         ("https://user:hunter2@host/p?q#f", "https://user:xxxxx@host/p?q#f"),
@@ -114,5 +93,27 @@ fn passwords_in_urls_are_masked() {
         ("1http://u:p@h", "1http://u:p@h"),
     ] {
         assert_eq!(masked_url(url), masked, "{url}");
+    }
+}
+
+#[test]
+fn a_recorded_job_env_decides_like_the_one_that_was_received() {
+    let plugins = r#"["docker#v1", {"acme/tool#v2": {"token": "s3cret"}}, {"https://u:s3cret@local/p": null}]"#;
+    let received = env(&[
+        ("BUILDKITE_PLUGINS", plugins),
+        ("BUILDKITE_REPO", "https://u:s3cret@host/r"),
+        ("BUILDKITE_GIT_REMOTE_MIRROR_URL", "https://u:s3cret@mirror/r"),
+        ("PASSWORD", "s3cret"),
+    ]);
+    let text = serde_json::to_string(&received).unwrap();
+    assert!(!text.contains("s3cret"), "{text}");
+    let recorded: JobEnv = serde_json::from_str(&text).unwrap();
+    assert_eq!(serde_json::to_string(&recorded).unwrap(), text, "masking is idempotent");
+    let config = lists(&["host", "^https://good/"], None, &["docker", "acme", "local"]);
+    for env in [received, recorded] {
+        let accepted = AcceptedJob { env, ..job(&[]) };
+        assert_eq!(allow_lists(&config, &accepted), Ok(()));
+        let edited = edit(&accepted.env, &config);
+        assert_eq!(edited.dropped_mirror.map(|url| mirror_notice(&url)), Some(mirror_notice("https://u:xxxxx@mirror/r")));
     }
 }
