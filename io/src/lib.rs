@@ -7,5 +7,6 @@ pub mod driver;
 pub mod effects;
 pub mod exchange;
 pub mod recorder;
+pub mod replay;
 pub mod status;
 pub mod tokio;

@@ -87,6 +87,13 @@ impl Recorder {
         Ok(recorder)
     }
 
+    /// Continues in a new file at `bytes` instead of [`FILE_BYTES`].
+    #[must_use]
+    pub fn with_limit(mut self, bytes: u64) -> Recorder {
+        self.limit = bytes;
+        self
+    }
+
     /// Where the recording is.
     pub fn path(&self) -> &Path {
         &self.path

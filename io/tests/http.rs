@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use ibex_core::agent::AgentLog;
 use ibex_core::api::{
-    ApiCall, GrpcCode, JsonRequest, Operation, Outcome, PingReply, ProxyRules, Reply, RequestHeaders, Session, StreamCall, StreamEnd, StreamMessage,
+    ApiCall, GrpcCode, JsonRequest, Operation, Outcome, ProxyRules, Reply, RequestHeaders, Session, StreamCall, StreamEnd, StreamMessage,
     TransportKind, encode_ping_response, escape_segment,
 };
 use ibex_core::secret::Secret;
@@ -137,7 +137,7 @@ fn requests_are_on_the_wire_as_the_specification_has_them() {
         let server = server(vec![ok("{}")]).await;
         let host = server.endpoint.strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned();
         let world = direct();
-        assert_eq!(make(&world, &server.endpoint, Operation::Ping).await, Outcome::Ok(Reply::Ping(Box::new(PingReply::default()))));
+        assert_eq!(make(&world, &server.endpoint, Operation::Ping).await, Outcome::Ok(Reply::Ping(Box::default())));
         make(&world, &server.endpoint, Operation::Connect).await;
         // Segments of dots only: nothing may normalise them away.
         let path = format!("jobs/{}/{}/x?q=%2E", escape_segment("."), escape_segment(".."));
