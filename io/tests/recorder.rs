@@ -66,7 +66,7 @@ const SEED: [u8; 32] = [7; 32];
 fn record(recorder: &mut Recorder, toy: &mut Toy, from: u64, steps: u64) {
     for i in from..from + steps {
         let id = RequestId { owner: Owner::Worker(1), serial: i as u32 };
-        let event = (i % 3 != 0).then(|| AgentEvent::Completed { id, outcome: Outcome::Ok(Reply::Empty) });
+        let event = (i % 3 != 0).then_some(AgentEvent::Completed { id, outcome: Outcome::Ok(Reply::Empty) });
         step(recorder, toy, i, event);
     }
 }
