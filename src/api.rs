@@ -20,6 +20,7 @@ use ibex_io::tokio::Http;
 use std::cell::RefCell;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A client for one command.
 pub(crate) struct Client {
@@ -30,6 +31,13 @@ pub(crate) struct Client {
     debug_http: bool,
     trace_http: bool,
     log: Logger,
+}
+
+/// One attempt of several.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt {
+    /// From 0.
+    pub(crate) number: u32,
 }
 
 /// Which failures another attempt may cure.
@@ -71,26 +79,78 @@ impl Client {
 
     /// Makes a request, again and again as `plan` says while `rule` holds. The error is the last attempt's.
     pub(crate) async fn send(&self, request: JsonRequest, plan: &Plan, rule: RetryRule) -> Result<JsonReply, Outcome> {
+        self.send_limited(|_| request.clone(), plan, rule, |_| false, |_| None).await
+    }
+
+    /// [`Client::send`] with a request of its own for each attempt; `pending` says of a success that it is not the last word.
+    pub(crate) async fn send_each(
+        &self,
+        request: impl Fn(Attempt) -> JsonRequest,
+        plan: &Plan,
+        rule: impl Fn(&Outcome) -> bool,
+        pending: impl Fn(&JsonReply) -> bool,
+    ) -> Result<JsonReply, Outcome> {
+        self.send_limited(request, plan, rule, pending, |_| None).await
+    }
+
+    /// [`Client::send_each`] with a limit of its own for each attempt (counted from 0), which the control plane is told.
+    pub(crate) async fn send_limited(
+        &self,
+        request: impl Fn(Attempt) -> JsonRequest,
+        plan: &Plan,
+        rule: impl Fn(&Outcome) -> bool,
+        pending: impl Fn(&JsonReply) -> bool,
+        limit: impl Fn(u32) -> Option<Duration>,
+    ) -> Result<JsonReply, Outcome> {
         let clock = Clock::start();
-        let call =
-            ApiCall { session: self.session.clone(), operation: Operation::Json(Box::new(request)), limit: limits::EXCHANGE, timeout_ms: None };
-        let mut attempts = Attempts::first(plan, clock.now(), &mut self.rng.borrow_mut());
+        let mut attempts = self.attempts(plan, clock.now());
         loop {
-            let outcome = match self.attempt(&call).await {
-                Outcome::Ok(Reply::Json(reply)) => return Ok(*reply),
-                other => other,
+            let number = attempts.begun - 1;
+            let own = limit(number);
+            let call = ApiCall {
+                session: self.session.clone(),
+                operation: Operation::Json(Box::new(request(Attempt { number }))),
+                limit: own.unwrap_or(limits::EXCHANGE),
+                timeout_ms: own.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             };
-            if !rule(&outcome) {
-                return Err(outcome);
+            let outcome = self.attempt(&call).await;
+            let retry_after = match &outcome {
+                Outcome::Ok(Reply::Json(reply)) if !pending(reply) => return Ok((**reply).clone()),
+                Outcome::Ok(Reply::Json(reply)) => reply.retry_after,
+                other if !rule(other) => return Err(outcome),
+                other => other.retry_after(),
+            };
+            let next = attempts.failed(plan, clock.now(), retry_after);
+            if !matches!(outcome, Outcome::Ok(_)) {
+                self.log.warn(format!("{} {}", outcome.text(), attempts.text(plan, next)));
             }
-            let next = attempts.failed(plan, clock.now(), outcome.retry_after());
-            self.log.warn(format!("{} {}", outcome.text(), attempts.text(plan, next)));
-            match next {
-                Next::GiveUp => return Err(outcome),
-                Next::At(at) => clock.reached(Some(at)).await,
+            match (next, outcome) {
+                (Next::GiveUp, Outcome::Ok(Reply::Json(reply))) => return Ok(*reply),
+                (Next::GiveUp, outcome) => return Err(outcome),
+                (Next::At(at), _) => clock.reached(Some(at)).await,
             }
-            attempts.again(plan, &mut self.rng.borrow_mut());
+            self.again(&mut attempts, plan);
         }
+    }
+
+    /// The first attempt of a plan.
+    pub(crate) fn attempts(&self, plan: &Plan, now: Instant) -> Attempts {
+        Attempts::first(plan, now, &mut self.rng.borrow_mut())
+    }
+
+    /// The next attempt of a plan.
+    pub(crate) fn again(&self, attempts: &mut Attempts, plan: &Plan) {
+        attempts.again(plan, &mut self.rng.borrow_mut());
+    }
+
+    /// Waits.
+    pub(crate) async fn pause(&self, d: Duration) {
+        tokio::time::sleep(d).await;
+    }
+
+    /// How the product calls itself.
+    pub(crate) fn user_agent(&self) -> &str {
+        &self.user_agent
     }
 
     async fn attempt(&self, call: &ApiCall) -> Outcome {

@@ -100,6 +100,16 @@ impl Logger {
         self.at(Level::Warn, text);
     }
 
+    /// Writes an ERROR line.
+    pub(crate) fn error(&self, text: impl AsRef<str>) {
+        self.at(Level::Error, text);
+    }
+
+    /// Writes a DEBUG line.
+    pub(crate) fn debug(&self, text: impl AsRef<str>) {
+        self.at(Level::Debug, text);
+    }
+
     /// Writes a FATAL line and gives the failure that ends the program without a further word.
     pub(crate) fn fatal(&self, text: impl AsRef<str>) -> Failure {
         self.at(Level::Fatal, text);

@@ -2,12 +2,14 @@
 
 mod agent_control;
 mod annotation;
+mod artifact;
 mod build;
 mod credentials;
 mod env_dump;
 mod job;
 mod meta_data;
 mod oidc;
+mod pipeline_upload;
 mod redact;
 mod secret;
 mod step;
@@ -21,6 +23,8 @@ use ibex_core::api::Outcome;
 
 /// `annotation …`
 pub(crate) static ANNOTATION: Group = Group { name: "annotation", about: "Make changes to annotations on builds", leaves: &[&annotation::REMOVE] };
+/// `artifact …`
+pub(crate) static ARTIFACT: Group = Group { name: "artifact", about: "Upload artifacts from Buildkite jobs", leaves: &[&artifact::UPLOAD] };
 /// `build …`
 pub(crate) static BUILD: Group = Group { name: "build", about: "Interact with a build", leaves: &[&build::CANCEL] };
 /// `env …`
@@ -35,6 +39,9 @@ pub(crate) static META_DATA: Group = Group {
 };
 /// `oidc …`
 pub(crate) static OIDC: Group = Group { name: "oidc", about: "Interact with Buildkite OpenID Connect (OIDC)", leaves: &[&oidc::REQUEST_TOKEN] };
+/// `pipeline …`
+pub(crate) static PIPELINE: Group =
+    Group { name: "pipeline", about: "Make changes to the pipeline of the currently running build", leaves: &[&pipeline_upload::UPLOAD] };
 /// `secret …`
 pub(crate) static SECRET: Group = Group { name: "secret", about: "Interact with Pipelines Secrets", leaves: &[&secret::GET] };
 /// `step …`

@@ -33,6 +33,54 @@ impl Outgoing {
         Ok(Outgoing { redactor })
     }
 
+    /// Names of secret variables whose value stands in a pipeline (pipeline §1.5): `declared` by the pipeline itself, or of `vars`
+    /// and found in its JSON.
+    pub(super) fn names_in(
+        call: &Invocation,
+        log: &Logger,
+        vars: &BTreeMap<String, String>,
+        declared: &[(String, String)],
+        json: &str,
+    ) -> Vec<String> {
+        let patterns = call.values.list("redacted-vars");
+        let (_, warnings) = secrets_from_env(patterns, vars);
+        let (mut bad, mut short) = (Vec::new(), Vec::new());
+        for warning in warnings {
+            match warning {
+                RedactionWarning::BadPattern(p) => bad.push(format!("{p:?}")),
+                RedactionWarning::TooShort(names) => short.extend(names),
+            }
+        }
+        if !bad.is_empty() {
+            log.warn(format!("Couldn't match environment variable names against redacted-vars: bad patterns: [{}]", bad.join(" ")));
+            return Vec::new();
+        }
+        if !short.is_empty() {
+            log.warn(format!("Some variables have values below minimum length (6 bytes) and will not be redacted: {}", short.join(", ")));
+        }
+        // One variable at a time, so that the name of what is found is known.
+        let secret = |name: &str, value: &str| {
+            let one = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            !secrets_from_env(patterns, &one).0.is_empty()
+        };
+        let reference = |value: &str| {
+            let empty = |_: &str| None;
+            value.starts_with('$') && ibex_core::pipeline::interpolate::interpolate(value, &empty).is_ok_and(|v| v.is_empty())
+        };
+        let leaked = |value: &str| {
+            let escaped = serde_json::to_string(value).unwrap_or_default();
+            let inner = escaped.trim_matches('"');
+            // In the JSON the characters <, > and & are escaped, too.
+            let upload = inner.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
+            json.contains(value) || json.contains(inner) || json.contains(&upload)
+        };
+        let mut names: Vec<String> = declared.iter().filter(|(n, v)| secret(n, v) && !reference(v)).map(|(n, _)| n.clone()).collect();
+        names.extend(vars.iter().filter(|(n, v)| secret(n, v) && leaked(v)).map(|(n, _)| n.clone()));
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// `text` without secrets; `what` begins the warning if there were any.
     pub(super) fn text(&mut self, what: &str, text: String, log: &Logger) -> String {
         let redacted = self.redactor.redact(text.as_bytes());

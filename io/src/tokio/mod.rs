@@ -10,6 +10,7 @@ mod proc;
 mod pty;
 mod signals;
 mod spawn;
+mod storage;
 mod world;
 
 pub use dial::{CONNECT, HANDSHAKE};
@@ -20,4 +21,5 @@ pub use output::ReadEnd;
 pub use pty::SIZE;
 pub use signals::{deliver, die_by, hold};
 pub use spawn::{Spawn, StdioMode, find_in_path, overlaid, spawn};
+pub use storage::{Body, Piece, Storage};
 pub use world::{LogSink, Parts, TokioWorld, Verifier};
