@@ -3,9 +3,9 @@
 
 use crate::cli::{Failure, Invocation, Leaf};
 use crate::flags::Values;
+use crate::http_log::HttpLog;
 use crate::log::Logger;
 use crate::version;
-use ibex_core::agent::Level;
 use ibex_core::api::{
     ApiCall, Hop, JsonReply, JsonRequest, Operation, Outcome, REDIRECTS, RawRequest, RawResponse, Reply, Session, TransportError, TransportKind,
     decode, encode, redirect, transport_error,
@@ -16,9 +16,10 @@ use ibex_core::retry::{Attempts, Next, Plan, duration_text};
 use ibex_core::rng::Rng;
 use ibex_core::secret::Secret;
 use ibex_io::driver::Clock;
-use ibex_io::tokio::Http;
+use ibex_io::tokio::{Http, HttpObserver};
 use std::cell::RefCell;
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,9 +29,8 @@ pub(crate) struct Client {
     http: Http,
     user_agent: String,
     rng: RefCell<Rng>,
-    debug_http: bool,
-    trace_http: bool,
-    log: Logger,
+    http_log: Option<HttpLog>,
+    log: Rc<Logger>,
 }
 
 /// One attempt of several.
@@ -50,7 +50,7 @@ impl Client {
     }
 
     fn new(leaf: &'static Leaf, values: &Values) -> Result<Client, Failure> {
-        let log = Logger::of_command(values, leaf.path)?;
+        let log = Rc::new(Logger::of_command(values, leaf.path)?);
         let session = Session {
             endpoint: Arc::from(values.text("endpoint")),
             credential: Secret::new(values.text("agent-access-token")),
@@ -58,8 +58,8 @@ impl Client {
         };
         let http = Http::new(values.bool("no-http2"));
         let rng = RefCell::new(Rng::from_bytes(seed()));
-        let (debug_http, trace_http) = (values.bool("debug-http"), values.bool("trace-http"));
-        Ok(Client { session, http, user_agent: version::user_agent(), rng, debug_http, trace_http, log })
+        let http_log = HttpLog::of(values, &log);
+        Ok(Client { session, http, user_agent: version::user_agent(), rng, http_log, log })
     }
 
     /// The command's log.
@@ -156,9 +156,8 @@ impl Client {
     async fn attempt(&self, call: &ApiCall) -> Outcome {
         let request = encode(call, &self.user_agent);
         let clock = Clock::start();
-        self.log.at(Level::Debug, format!("{} {}", request.method, request.url));
-        if self.debug_http {
-            self.dump(&request.headers, request.body.as_deref(), &format!("{} {}", request.method, request.url));
+        if let Some(log) = &self.http_log {
+            log.sending(&request);
         }
         let response = match tokio::time::timeout(call.limit, self.follow(request.clone())).await {
             Ok(response) => response,
@@ -167,7 +166,9 @@ impl Client {
                 Err(transport_error(TransportKind::Timeout, request.method, &request.url, &cause))
             }
         };
-        self.report(&request, &response, clock.now());
+        if let Some(log) = &self.http_log {
+            log.answered(&request, &response, clock.now().since(Instant::ZERO));
+        }
         decode(&call.operation, &request, response)
     }
 
@@ -182,64 +183,6 @@ impl Client {
         }
         let cause = format!("stopped after {REDIRECTS} redirects");
         Err(transport_error(TransportKind::Other, method, &request.url, &cause))
-    }
-
-    /// What debug level shows of an exchange (agent-api §18).
-    fn report(&self, request: &RawRequest, response: &Result<RawResponse, TransportError>, took: Instant) {
-        let took = duration_text(took.since(Instant::ZERO));
-        let what = format!("{} {}", request.method, request.url);
-        if let Ok(r) = response {
-            self.log.write(Level::Debug, None, &format!("↳ {what}"), &[("status", r.status.to_string()), ("Δ", took.clone())]);
-            if self.debug_http {
-                self.dump(&r.headers, Some(&r.body), &format!("{} {what}", r.status));
-            }
-        }
-        if self.trace_http {
-            let level = if response.is_ok() { Level::Debug } else { Level::Error };
-            self.log.write(level, None, "HTTP Timing Trace", &[("request", what), ("total", took)]);
-        }
-    }
-
-    fn dump<N: AsRef<str>>(&self, headers: &[(N, String)], body: Option<&[u8]>, first: &str) {
-        if !self.log.enabled(Level::Debug) {
-            return;
-        }
-        let mut text = first.to_owned();
-        for (name, value) in headers.iter().filter(|(n, _)| !n.as_ref().eq_ignore_ascii_case("authorization")) {
-            text.push_str(&format!("\n{}: {value}", name.as_ref()));
-        }
-        if let Some(body) = body.filter(|b| !b.is_empty()) {
-            text.push_str(&format!("\n\n{}", masked(&String::from_utf8_lossy(body))));
-        }
-        self.log.at(Level::Debug, text);
-    }
-}
-
-/// A body for the log, credentials masked (agent-api §18): the values of `access_token`, `token` and `value`. What is no JSON
-/// is shown as it is.
-fn masked(body: &str) -> String {
-    fn mask(value: &mut serde_json::Value) {
-        match value {
-            serde_json::Value::Object(map) => {
-                for (key, value) in map.iter_mut() {
-                    match key.as_str() {
-                        "access_token" | "token" | "value" if value.is_string() => *value = ibex_core::secret::MASK.into(),
-                        _ => mask(value),
-                    }
-                }
-            }
-            serde_json::Value::Array(list) => list.iter_mut().for_each(mask),
-            _ => {}
-        }
-    }
-    match serde_json::from_str::<serde_json::Value>(body) {
-        Ok(mut value) => {
-            mask(&mut value);
-            value.to_string()
-        }
-        // It may be the beginning of a credential.
-        Err(_) if body.trim_start().starts_with('{') => format!("«{} bytes of malformed JSON»", body.len()),
-        Err(_) => body.to_owned(),
     }
 }
 
@@ -336,12 +279,5 @@ mod tests {
     fn empty_fields_are_left_out() {
         let body = omit_empty([("a", "".into()), ("b", 0.into()), ("c", false.into()), ("d", Vec::<String>::new().into()), ("e", "x".into())]);
         assert_eq!(body.to_string(), "{\"e\":\"x\"}");
-    }
-
-    #[test]
-    fn credentials_are_masked_in_dumps() {
-        assert_eq!(masked("{\"a\":[{\"token\":\"s\"}],\"key\":\"k\"}"), "{\"a\":[{\"token\":\"[secret]\"}],\"key\":\"k\"}");
-        assert!(!masked("{\"token\":\"sekret").contains("sekret"));
-        assert_eq!(masked("<html>"), "<html>");
     }
 }

@@ -4,15 +4,15 @@
 //! pays for nothing but itself: no other command's flags are read, no runtime is started and no TLS root is loaded before the
 //! command asks for it.
 
-#![allow(dead_code, reason = "the commands that use the rest of the flag layer land one by one")]
-
 mod api;
 mod cli;
 mod flags;
+mod http_log;
 mod job_api;
 mod job_commands;
 mod log;
 mod platform;
+mod replay;
 mod start;
 mod version;
 
@@ -22,6 +22,7 @@ use std::process::ExitCode;
 /// Every command, in the order of the help. To add one: declare its `Leaf` in its own file and name it here.
 static COMMANDS: &[Command] = &[
     Command::Leaf(&start::START),
+    Command::Leaf(&replay::REPLAY),
     Command::Leaf(&job_commands::ANNOTATE),
     Command::Group(&job_commands::ANNOTATION),
     Command::Group(&job_commands::ARTIFACT),

@@ -1,8 +1,6 @@
 //! Flags: one table per command from which parser, environment and file layers, help and documents are made
 //! (specification: start-flags §1, commands §2).
 
-#![allow(unused_imports, reason = "the commands that use the rest of the flag layer land one by one")]
-
 mod common;
 mod config_file;
 mod parse;
@@ -10,7 +8,7 @@ mod scalar;
 mod values;
 
 pub(crate) use common::{API, DEFAULT_ENDPOINT, DEFAULT_REDACTED, GLOBAL, JOB, REDACTION};
-pub(crate) use config_file::{ConfigFile, clean, expand_path, find_config_file, os_text};
+pub(crate) use config_file::{ConfigFile, expand_path, find_config_file, os_text};
 pub(crate) use parse::{ParseError, Parsed, parse};
 pub(crate) use scalar::GoDuration;
 pub(crate) use values::{Source, Value, Values};

@@ -76,6 +76,11 @@ pub(crate) fn options(values: &Values, env: &dyn Fn(&str) -> Option<String>, cpu
     unavailable(values)?;
     key_set(values.text("verification-jwks-file"), "verification").map_err(|e| log.fatal(format!("Verification JWKS failed validation: {e}")))?;
     key_set(values.text("signing-jwks-file"), "signing").map_err(|e| log.fatal(format!("Signing JWKS failed validation: {e}")))?;
+    if !values.text("verification-jwks-file").is_empty() {
+        return Err(fatal(
+            "verification-jwks-file is not available in this agent: it cannot check signatures of jobs and must not pretend to".into(),
+        ));
+    }
     patterns(values, log)?;
     let name = values.text("cancel-signal");
     let cancel_signal = OsSignal::parse(name).ok_or_else(|| fatal(format!("failed to parse cancel-signal: unknown signal {name:?}")))?;

@@ -4,6 +4,7 @@ mod check;
 mod config;
 mod facts;
 mod removed;
+mod run;
 mod surroundings;
 mod table;
 mod tags;
@@ -14,7 +15,7 @@ use crate::flags::{ConfigFile, DEFAULT_ENDPOINT, Parsed, Values, find_config_fil
 use crate::log::{EXPERIMENTS, Format, Logger, experiment_warnings};
 use crate::version;
 use config::Surroundings;
-use ibex_core::agent::{AgentConfig, Level};
+use ibex_core::agent::Level;
 use ibex_core::retry::duration_text;
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ fn start(leaf: &'static Leaf, parsed: Parsed) -> Result<u8, Failure> {
         .map_err(|e| Failure::Fatal(format!("could not make a directory for the name buildkite-agent in the temporary directory: {e}")))?;
     let around = Surroundings { config_path: &loaded.config_path, exe: &exe, shim_path: shim.path(), tags, json };
     let config = config::agent_config(values, checked, token, around);
-    run(values, config, log)
+    run::run(values, config, log, shim)
 }
 
 /// Loads the options: flags and environment first, so that their errors come before those of the file.
@@ -135,8 +136,4 @@ fn info_lines(values: &Values, log: &Logger) {
             log.info(format!("Allowed {what} patterns: [{}]", values.list(option).join(" ")));
         }
     }
-}
-
-fn run(_values: &Values, _config: AgentConfig, _log: Logger) -> Result<u8, Failure> {
-    Err(Failure::Fatal("the driver is not wired in yet".into()))
 }

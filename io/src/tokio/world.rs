@@ -14,10 +14,11 @@ use ibex_core::agent::{AgentLog, HookSpec, Level, Metric, SignatureVerdict, Work
 use ibex_core::api::{AcceptedJob, RawRequest, RawResponse, TransportError};
 use ibex_core::job::{JobFiles, JobFilesSpec, StdoutFormat};
 use ibex_core::log::gzip;
-use ibex_core::machine::Transition;
+use ibex_core::machine::{Instant, Transition};
 use ibex_core::process::ProcessSpec;
 use ibex_core::wall::WallClock;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Chunks below this are compressed on the spot: handing them to another thread costs more.
 const COMPRESS_INLINE_BYTES: usize = 8 * 1024;
@@ -34,6 +35,14 @@ pub trait Verifier {
     fn verify(&self, job: &AcceptedJob) -> SignatureVerdict;
 }
 
+/// Sees every HTTP exchange, for debug logs (agent-api §18).
+pub trait HttpObserver {
+    /// A request is about to be sent.
+    fn sending(&self, request: &RawRequest);
+    /// Its answer, or why there is none, after `took`.
+    fn answered(&self, request: &RawRequest, answer: &Result<RawResponse, TransportError>, took: Duration);
+}
+
 /// Parts of the world that are chosen by the command line.
 pub struct Parts {
     /// The agent's log.
@@ -42,6 +51,8 @@ pub struct Parts {
     pub board: Board,
     /// HTTP.
     pub http: Http,
+    /// Who is told of exchanges; `None` costs nothing.
+    pub http_observer: Option<Rc<dyn HttpObserver>>,
     /// Hooks of the agent.
     pub hooks: HookPlaces,
     /// Signatures; `None` without verification keys.
@@ -75,8 +86,15 @@ impl Effects for TokioWorld {
     }
 
     fn exchange(&self, request: RawRequest) -> impl Future<Output = Result<RawResponse, TransportError>> + 'static {
-        let http = self.0.parts.http.clone();
-        async move { http.exchange(&request).await }
+        let (http, observer) = (self.0.parts.http.clone(), self.0.parts.http_observer.clone());
+        async move {
+            let Some(observer) = observer else { return http.exchange(&request).await };
+            observer.sending(&request);
+            let clock = Clock::start();
+            let answer = http.exchange(&request).await;
+            observer.answered(&request, &answer, clock.now().since(Instant::ZERO));
+            answer
+        }
     }
 
     fn stream(&self, request: RawRequest) -> impl Future<Output = Result<HttpStream, TransportError>> + 'static {

@@ -1,0 +1,229 @@
+//! `start` as its users call it: options, configuration file, token, and what it says when something is wrong
+//! (specification: start-flags).
+
+mod support;
+
+use assert_cmd::Command;
+use std::path::Path;
+use std::process::Stdio;
+use support::Server;
+
+/// The binary with an environment of its own: nothing of the surroundings of the test may matter.
+fn ibex(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ibex"));
+    command.env_clear().env("PATH", std::env::var("PATH").unwrap_or_default()).env("HOME", home).env("NO_COLOR", "1").current_dir(home);
+    command.timeout(std::time::Duration::from_secs(60));
+    command
+}
+
+fn home() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// A server that refuses every registration: the shortest way to see what was sent.
+fn refusing() -> Server {
+    Server::start(|_| (401, "{\"message\":\"no such token\"}".into()))
+}
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs `start` with a token and a build path against a server that refuses; gives exit code, stderr and stdout.
+fn start(args: &[&str]) -> (Option<i32>, String, String, usize) {
+    let (home, server) = (home(), refusing());
+    let output = ibex(home.path())
+        .args(["start", "--token", "tok", "--build-path", "builds", "--endpoint", &server.url])
+        .args(args)
+        .output()
+        .expect("the binary runs");
+    (output.status.code(), stderr(&output), String::from_utf8_lossy(&output.stdout).into_owned(), server.requests().len())
+}
+
+#[test]
+fn given_a_bad_option_then_its_row_of_the_specification_is_the_last_line_and_nothing_is_sent() {
+    for (args, text) in [
+        (&["--git-mirror-checkout-mode=x"][..], "invalid git mirror checkout mode \"x\", must be one of [dissociate reference]"),
+        (&["--git-sparse-checkout-mode", "x"], "invalid sparse checkout mode \"x\", must be one of [cone no-cone]"),
+        (&["-ping-mode=x"], "invalid ping mode \"x\", must be one of [auto poll-only ping-only stream-only]"),
+        (&["--spawn-with-priority=true"], "invalid spawn-with-priority, must be one of [static ascending descending]"),
+        (&["--checkout-override-mode=x"], "invalid checkout-override mode \"x\", must be one of [strict from-job none]"),
+        (&["--cancel-signal=TERM"], "failed to parse cancel-signal: unknown signal \"TERM\""),
+        (&["--spawn=2", "--spawn-per-cpu=1"], "you can't specify spawn and spawn-per-cpu at the same time"),
+        (&["--spawn=2", "--acquire-job=j"], "you can't spawn multiple agents and acquire a job at the same time"),
+        (&["--spawn=0"], "invalid spawn 0, must be at least 1"),
+        (&["--git-commit-verification=x"], "invalid value for --git-commit-verification: \"x\" (must be \"strict\" or \"off\")"),
+        (&["--nonsense"], "flag provided but not defined: -nonsense"),
+        (&["--spawn=many"], "invalid value \"many\" for flag -spawn: \"many\" is not a whole number"),
+    ] {
+        let (code, err, _, requests) = start(args);
+        assert_eq!(code, Some(1), "{args:?}: {err}");
+        assert_eq!(err.lines().last(), Some(format!("buildkite-agent: fatal: {text}").as_str()), "{args:?}");
+        assert_eq!(requests, 0, "{args:?}");
+    }
+}
+
+#[test]
+fn given_a_usage_error_then_the_help_is_on_the_error_stream() {
+    let (_, err, out, _) = start(&["--nonsense"]);
+    assert!(err.starts_with("Incorrect Usage: flag provided but not defined: -nonsense\n\n"), "{err}");
+    assert!(err.contains("Options:") && out.is_empty());
+}
+
+#[test]
+fn given_a_fatal_row_then_it_is_one_log_line() {
+    for (args, text) in [
+        (&["--queue=a", "--tags=queue=b"][..], "Queue must be present in only one of the --tags or the --queue flags"),
+        (&["--allowed-environment-variables=^A"], "allowed-environment-variables is set, but enable-environment-variable-allowlist is not set"),
+        (&["--profile=x"], "Unknown profile mode \"x\""),
+    ] {
+        let (code, err, _, requests) = start(args);
+        let last = err.lines().last().unwrap_or_default();
+        assert!(last.contains(" FATAL  ") && last.ends_with(text), "{args:?}: {err}");
+        assert_eq!((code, requests), (Some(1), 0));
+    }
+}
+
+#[test]
+fn given_an_unknown_log_format_then_it_is_said_on_stdout() {
+    let (code, _, out, _) = start(&["--log-format=xml"]);
+    assert_eq!((code, out.as_str()), (Some(1), "Unknown log-format of \"xml\", try text or json\n"));
+}
+
+#[test]
+fn given_no_options_then_the_first_missing_one_is_named_build_path_first() {
+    let home = home();
+    let missing = |args: &[&str]| stderr(&ibex(home.path()).arg("start").args(args).output().expect("the binary runs"));
+    assert_eq!(missing(&[]), "Missing build-path. See: `buildkite-agent start --help`\n");
+    assert_eq!(missing(&["--build-path=b"]), "Missing token. See: `buildkite-agent start --help`\n");
+    assert_eq!(missing(&["--build-path=b", "--token=t", "--endpoint="]), "Missing endpoint. See: `buildkite-agent start --help`\n");
+}
+
+#[test]
+fn given_a_bad_configuration_file_then_file_and_line_are_named() {
+    let home = home();
+    let path = home.path().join("agent.cfg");
+    std::fs::write(&path, "# mine\nname=x\nnonsense\n").unwrap();
+    let run = |config: &str| stderr(&ibex(home.path()).args(["start", "--config", config]).output().expect("the binary runs"));
+    assert_eq!(
+        run("agent.cfg"),
+        "loading config file: parsing config line 3: can't separate key from value in string \"nonsense\", no valid separators (= or :) found\n"
+    );
+    assert_eq!(run("other.cfg"), format!("a configuration file could not be found at: \"{}\"\n", home.path().join("other.cfg").display()));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(run("agent.cfg").starts_with("loading config file: opening file "), "a directory is no file");
+}
+
+#[test]
+fn given_a_file_in_the_home_directory_then_it_is_found_and_flags_and_variables_beat_it() {
+    let (home, server) = (home(), refusing());
+    std::fs::create_dir(home.path().join(".buildkite-agent")).unwrap();
+    let text = format!("token=filetok # secret\nbuild-path=\"$HOME/b\"\nendpoint={}\nname=file\npriority=1\ntags=\"a=1,b\"\ndebug=yes\n", server.url);
+    std::fs::write(home.path().join(".buildkite-agent/buildkite-agent.cfg"), text).unwrap();
+    let output = ibex(home.path()).args(["start", "--name", "line"]).env("BUILDKITE_AGENT_PRIORITY", "2").output().expect("the binary runs");
+    let err = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("Configuration loaded path=$HOME/.buildkite-agent/buildkite-agent.cfg\n"), "{err}");
+    assert!(err.contains("WARN   Config file line 7: the value of `debug` counts as false"), "{err}");
+    assert!(err.contains(&format!("Build Path doesn't exist, creating it ({}/b)", home.path().display())), "{err}");
+    assert!(err.lines().last().unwrap_or_default().ends_with("401 Unauthorized: no such token"), "{err}");
+    let request = &server.requests()[0];
+    assert_eq!((request.line.as_str(), request.header("authorization")), ("POST /v3/register", Some("Token filetok")));
+    let body = request.json();
+    assert_eq!((&body["name"], &body["priority"]), (&"line".into(), &"2".into()));
+    assert_eq!(body["meta_data"], serde_json::json!(["a=1", "b"]));
+}
+
+#[test]
+fn given_options_of_version_3_then_they_are_mapped_with_a_warning_and_conflicts_name_both() {
+    let (home, server) = (home(), refusing());
+    let args = ["start", "--token=t", "--build-path=b", "--endpoint", &server.url];
+    let output = ibex(home.path()).args(args).arg("--meta-data=a=1").output().expect("the binary runs");
+    assert!(stderr(&output).contains("WARN   The config option `meta-data` has been renamed to `tags`. Please update your configuration.\n"));
+    assert_eq!(server.requests()[0].json()["meta_data"], serde_json::json!(["a=1"]));
+    let output = ibex(home.path()).args(args).args(["--meta-data=a=1", "--tags=b"]).output().expect("the binary runs");
+    let err = stderr(&output);
+    assert!(err.contains("`meta-data`") && err.contains("`tags`") && output.status.code() == Some(1), "{err}");
+}
+
+#[test]
+fn given_a_plain_token_then_neither_command_line_nor_environment_of_the_process_hold_it() {
+    for by_environment in [false, true] {
+        let home = home();
+        // The answer is held back while the process is looked at.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let held = std::sync::Mutex::new(held);
+        let server = Server::start(move |_| {
+            let _ = held.lock().expect("no panic while held").recv_timeout(std::time::Duration::from_secs(20));
+            (401, "{}".into())
+        });
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ibex"));
+        command.env_clear().env("HOME", home.path()).current_dir(home.path()).stderr(Stdio::null()).stdin(Stdio::null());
+        command.args(["start", "--build-path=b", "--endpoint", &server.url]);
+        if by_environment {
+            command.env("BUILDKITE_AGENT_TOKEN", "sekret");
+        } else {
+            command.args(["--token", "sekret"]);
+        }
+        let mut child = command.spawn().expect("the binary runs");
+        let request = server.next();
+        let read = |file: &str| String::from_utf8_lossy(&std::fs::read(format!("/proc/{}/{file}", child.id())).expect("the same pid")).into_owned();
+        let (cmdline, environ) = (read("cmdline"), read("environ"));
+        drop(release);
+        assert_eq!(child.wait().expect("it ends").code(), Some(1));
+        assert_eq!(request.header("authorization"), Some("Token sekret"));
+        assert_eq!(request.json()["pid"], child.id());
+        assert!(!cmdline.contains("sekret") && cmdline.contains("\0--token\0fd://"), "{cmdline:?}");
+        assert!(!environ.contains("sekret") && !environ.contains("BUILDKITE_AGENT_TOKEN"), "{environ:?}");
+    }
+}
+
+#[test]
+fn given_a_token_in_a_file_then_it_is_used_and_a_missing_file_is_named() {
+    let (home, server) = (home(), refusing());
+    let path = home.path().join("token");
+    std::fs::write(&path, "filetok\n").unwrap();
+    let run = |token: &str| {
+        stderr(&ibex(home.path()).args(["start", "--build-path=b", "--endpoint", &server.url, "--token", token]).output().expect("the binary runs"))
+    };
+    run(&format!("file://{}", path.display()));
+    assert_eq!(server.requests()[0].header("authorization"), Some("Token filetok"));
+    let err = run("file:///nowhere/token");
+    let text = "buildkite-agent: fatal: failed to resolve registration token \"file:///nowhere/token\": couldn't read token from file: open /nowhere/token: No such file or directory\n";
+    assert_eq!(err, text);
+}
+
+#[test]
+fn given_json_logs_then_they_are_on_stdout_with_their_keys_in_order() {
+    let (_, err, out, _) = start(&["--log-format=json"]);
+    let first: serde_json::Map<String, serde_json::Value> = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    assert_eq!(first.keys().take(3).collect::<Vec<_>>(), ["ts", "level", "msg"], "{out}");
+    assert!(first.values().all(serde_json::Value::is_string));
+    assert!(err.starts_with("buildkite-agent: fatal: "), "{err}");
+}
+
+#[test]
+fn given_a_build_path_that_cannot_be_made_then_it_is_named_and_nothing_is_sent() {
+    let (home, server) = (home(), refusing());
+    std::fs::write(home.path().join("file"), "").unwrap();
+    let output = ibex(home.path()).args(["start", "--token=t", "--build-path=file/x", "--endpoint", &server.url]).output().expect("the binary runs");
+    let err = stderr(&output);
+    assert!(err.lines().last().unwrap_or_default().starts_with("buildkite-agent: fatal: failed to create builds path: "), "{err}");
+    assert_eq!((output.status.code(), server.requests().len()), (Some(1), 0));
+}
+
+#[test]
+fn given_several_workers_then_names_and_priorities_are_numbered() {
+    let (home, server) = (home(), refusing());
+    let args = ["start", "--token=t", "--build-path=b", "--spawn=2", "--spawn-with-priority=descending", "--name=n-%spawn-%hostname"];
+    ibex(home.path()).args(args).args(["--endpoint", &server.url]).output().expect("the binary runs");
+    let mut seen: Vec<(String, String)> = server
+        .requests()
+        .iter()
+        .map(|r| (r.json()["name"].as_str().unwrap_or_default().to_owned(), r.json()["priority"].as_str().unwrap_or_default().to_owned()))
+        .collect();
+    seen.sort();
+    let all = [("n-1-%hostname", "-1"), ("n-2-%hostname", "-2")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert!(!seen.is_empty() && seen.iter().all(|s| all.contains(s)), "the first refusal may abort the other: {seen:?}");
+}
