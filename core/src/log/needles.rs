@@ -1,5 +1,6 @@
 //! What is secret: needles of a text, and variables whose names say that their values are (job-runner §6.3).
 
+use crate::job::envfile::quote;
 use crate::secret::Secret;
 
 /// Values of variables shorter than this, in bytes, are not redacted.
@@ -29,31 +30,9 @@ pub(crate) fn needles_of(secret: &str) -> Vec<Needle> {
 
 /// The quoting of job-runner §3.7 without the quotes around it.
 fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            '\x07' => out.push_str("\\a"),
-            '\x08' => out.push_str("\\b"),
-            '\x0c' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\x0b' => out.push_str("\\v"),
-            '\0'..='\x1f' | '\x7f' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            _ if printable(c) => out.push(c),
-            _ if u32::from(c) < 0x1_0000 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            _ => out.push_str(&format!("\\U{:08x}", u32::from(c))),
-        }
-    }
-    out
-}
-
-/// Whether the standard library shows `c` as it is. A letter goes before it, as a combining mark alone would be escaped.
-fn printable(c: char) -> bool {
-    let mut buffer = [b'a', 0, 0, 0, 0];
-    let n = c.encode_utf8(&mut buffer[1..]).len();
-    c == '\'' || std::str::from_utf8(&buffer[..=n]).is_ok_and(|s| s.escape_debug().count() == 2)
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quote(text, &mut quoted);
+    quoted[1..quoted.len() - 1].to_owned()
 }
 
 /// What [`secrets_from_env`] has to complain about.
