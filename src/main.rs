@@ -5,6 +5,7 @@
 //! command asks for it.
 
 mod api;
+mod bootstrap;
 mod cli;
 mod flags;
 mod http_log;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 static COMMANDS: &[Command] = &[
     Command::Leaf(&start::START),
     Command::Leaf(&replay::REPLAY),
+    Command::Leaf(&bootstrap::BOOTSTRAP),
     Command::Leaf(&job_commands::ANNOTATE),
     Command::Group(&job_commands::ANNOTATION),
     Command::Group(&job_commands::ARTIFACT),

@@ -6,6 +6,7 @@ pub mod agent_world;
 pub mod driver;
 pub mod effects;
 pub mod exchange;
+pub mod executor;
 pub mod recorder;
 pub mod replay;
 pub mod status;

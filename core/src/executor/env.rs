@@ -54,12 +54,29 @@ impl std::fmt::Debug for Env {
     }
 }
 
+/// Variables whose values are stored: the executor decides by them or sets them, and they hold no secrets.
+const STORED: [&str; 13] = [
+    "BUILDKITE_BUILD_CHECKOUT_PATH",
+    "BUILDKITE_COMMAND_EXIT_STATUS",
+    HOOK_EXIT_STATUS,
+    HOOK_WORKING_DIR,
+    "BUILDKITE_JOB_CANCELLED",
+    "BUILDKITE_JOB_TIMED_OUT",
+    "BUILDKITE_LAST_HOOK_EXIT_STATUS",
+    "GIT_LFS_SKIP_SMUDGE",
+    "GIT_SSH_COMMAND",
+    "GIT_TERMINAL_PROMPT",
+    "PATH",
+    "PWD",
+    "TMPDIR",
+];
+
 impl Serialize for Env {
-    /// Values become their length: `«5»`. A placeholder serialised again stays as it is.
+    /// Values that are not stored become their length: `«5»`. A placeholder serialised again stays as it is.
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_map(self.0.iter().map(|(name, value)| {
-            let placeholder = value.starts_with('«') && value.ends_with('»');
-            (name, if placeholder { value.clone() } else { format!("«{}»", value.len()) })
+            let keep = STORED.contains(&name.as_str()) || (value.starts_with('«') && value.ends_with('»'));
+            (name, if keep { value.clone() } else { format!("«{}»", value.len()) })
         }))
     }
 }

@@ -3,13 +3,13 @@
 use super::child::Budget;
 use super::env::{Change, Diff, Env, HOOK_WORKING_DIR};
 use super::failure::Failure;
-use super::needles::needles;
 use super::options::Opt;
 use super::protect::{is_locked, is_protected};
 use super::settings::{LiveChange, Settings};
 use super::text::{LineKind, prompt, quote, shell_path};
 use super::vocabulary::{ExecSpec, ExecutorCommand, FileOp, StartFailure};
 use crate::agent::OsSignal;
+use crate::log::{REDACTION_MINIMUM_BYTES, RedactionWarning, secrets_from_env};
 use crate::machine::{Instant, Owner, RequestId, RequestIds};
 use serde::{Deserialize, Serialize};
 
@@ -150,15 +150,24 @@ impl Job {
 
     /// Adds the values of the job env that its names tell to be secret (bootstrap §15).
     pub(super) fn add_redactions(&self, out: &mut Vec<ExecutorCommand>) {
-        let found = needles(&self.env, self.settings.list(Opt::RedactedVars));
-        out.push(ExecutorCommand::Redact(found.values));
-        if !found.malformed.is_empty() {
-            let globs = found.malformed.iter().map(|glob| quote(glob)).collect::<Vec<_>>().join(", ");
-            self.optional_warning(out, "bad-redacted-vars", &format!("Couldn't match environment variable names against redacted-vars: {globs}"));
+        let (secrets, warnings) = secrets_from_env(self.settings.list(Opt::RedactedVars), self.env.iter());
+        if !secrets.is_empty() {
+            out.push(ExecutorCommand::Redact(secrets));
         }
-        if !found.short.is_empty() {
-            let text = format!("Some variables have values below minimum length (6 bytes) and will not be redacted: {}", found.short.join(", "));
-            self.optional_warning(out, "short-redacted-vars", &text);
+        for warning in warnings {
+            match warning {
+                RedactionWarning::BadPattern(glob) => {
+                    let text = format!("Couldn't match environment variable names against redacted-vars: {}", quote(&glob));
+                    self.optional_warning(out, "bad-redacted-vars", &text);
+                }
+                RedactionWarning::TooShort(names) => {
+                    let text = format!(
+                        "Some variables have values below minimum length ({REDACTION_MINIMUM_BYTES} bytes) and will not be redacted: {}",
+                        names.join(", ")
+                    );
+                    self.optional_warning(out, "short-redacted-vars", &text);
+                }
+            }
         }
     }
 

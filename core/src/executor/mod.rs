@@ -13,11 +13,12 @@ mod failure;
 mod hook;
 mod job;
 mod machine;
-mod needles;
 mod options;
 mod protect;
 mod settings;
 mod setup;
+#[cfg(test)]
+mod tests;
 mod text;
 mod vocabulary;
 mod wrapper;

@@ -1,5 +1,6 @@
 //! Every option of `bootstrap`: its flag, its variable, its default (specification: bootstrap §1.2).
 
+use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use std::time::Duration;
 pub enum Kind {
     /// As it is; present but empty is the empty text.
     Text,
+    /// As [`Kind::Text`], and never shown.
+    Secret,
     /// `true`, `false` and their short forms; present but empty is false.
     Bool,
     /// A decimal number; present but empty is the default.
@@ -95,7 +98,7 @@ options! {
     GitCommitVerification "git-commit-verification" "BUILDKITE_GIT_COMMIT_VERIFICATION" Text "strict" Live "strict or off";
     GitSparsePaths "git-sparse-checkout-paths" "BUILDKITE_GIT_SPARSE_CHECKOUT_PATHS" List "" Live "Paths of a sparse checkout";
     GitSparseMode "git-sparse-checkout-mode" "BUILDKITE_GIT_SPARSE_CHECKOUT_MODE" Text "cone" Live "cone or no-cone";
-    GitSshKey "git-ssh-key" "BUILDKITE_GIT_SSH_KEY" Text "" Live "Private key for git";
+    GitSshKey "git-ssh-key" "BUILDKITE_GIT_SSH_KEY" Secret "" Live "Private key for git";
     GitRemoteMirror "git-remote-mirror-url" "BUILDKITE_GIT_REMOTE_MIRROR_URL" Text "" Fixed "Remote mirror of the repository";
     GitMirrorsPath "git-mirrors-path" "BUILDKITE_GIT_MIRRORS_PATH" Path "" Fixed "Directory of mirrors on this host";
     GitMirrorMode "git-mirror-checkout-mode" "BUILDKITE_GIT_MIRROR_CHECKOUT_MODE" Text "reference" Live "dissociate or reference";
@@ -145,6 +148,7 @@ options! {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Value {
     Text(String),
+    Secret(Secret),
     Bool(bool),
     Int(i64),
     Duration(Duration),
@@ -156,6 +160,7 @@ impl Value {
     pub(super) fn parse(kind: Kind, text: &str) -> Result<Value, &'static str> {
         match kind {
             Kind::Text | Kind::Path => Ok(Value::Text(text.to_owned())),
+            Kind::Secret => Ok(Value::Secret(Secret::new(text))),
             Kind::Bool => parse_bool(text).map(Value::Bool).ok_or("bool"),
             Kind::Int => text.parse().map(Value::Int).map_err(|_| "int"),
             Kind::Duration => parse_duration(text).map(Value::Duration).ok_or("duration"),
@@ -167,6 +172,7 @@ impl Value {
     pub(super) fn shown(&self) -> String {
         match self {
             Value::Text(text) => text.clone(),
+            Value::Secret(_) => "[REDACTED]".to_owned(),
             Value::Bool(on) => on.to_string(),
             Value::Int(n) => n.to_string(),
             Value::Duration(d) => format!("{d:?}"),
