@@ -13,7 +13,7 @@ const RAW: StdioMode = StdioMode::Terminal { raw: true };
 
 fn sh(script: &str, stdio: StdioMode) -> Spawn {
     let argv = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
-    Spawn { argv, env: overlaid([("IBEX_TEST", Some("1"))]), dir: Some("/".into()), stdio }
+    Spawn { argv, env: overlaid([("IBEX_TEST", Some("1"))]), dir: Some("/".into()), stdio, dies_with_parent: false }
 }
 
 /// Everything in these tests happens within this, or the test fails.

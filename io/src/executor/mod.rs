@@ -284,7 +284,7 @@ fn prepare(spec: ExecSpec) -> Result<Spawn, StartFailure> {
         env.insert("TERM".into(), "xterm-256color".into());
     }
     let stdio = if spec.pty { StdioMode::Terminal { raw: spec.raw } } else { StdioMode::Pipe };
-    Ok(Spawn { argv: argv.into_iter().map(Into::into).collect(), env, dir: Some(spec.dir.into()), stdio })
+    Ok(Spawn { argv: argv.into_iter().map(Into::into).collect(), env, dir: Some(spec.dir.into()), stdio, dies_with_parent: true })
 }
 
 /// The operating system's word for a program that is there and does not start is the same as for one that is not.

@@ -35,7 +35,7 @@ impl HookPlaces {
         if let Ok(dir) = std::env::current_dir() {
             env.insert("PWD".into(), dir.into());
         }
-        Ok(Spawn { argv: self.argv(path)?, env, dir: None, stdio: StdioMode::Pipe })
+        Ok(Spawn { argv: self.argv(path)?, env, dir: None, stdio: StdioMode::Pipe, dies_with_parent: false })
     }
 
     fn argv(&self, path: &str) -> Result<Vec<OsString>, String> {

@@ -30,6 +30,8 @@ pub struct Spawn {
     pub dir: Option<PathBuf>,
     /// How its output comes back.
     pub stdio: StdioMode,
+    /// SIGKILL when the thread that spawns it ends (bootstrap W17). For processes of one thread only.
+    pub dies_with_parent: bool,
 }
 
 /// How a process is connected.
@@ -90,10 +92,14 @@ fn attempt(spawn: &Spawn) -> io::Result<(Group, ReadEnd)> {
         }
     };
     let neutral_oom = must_reset_oom();
+    let parent = spawn.dies_with_parent.then(|| libc::pid_t::try_from(std::process::id()).unwrap_or_default());
     // SAFETY: between fork and exec the closure calls only async-signal-safe functions and allocates nothing.
     unsafe {
         command.pre_exec(move || {
             prepare_child(terminal, neutral_oom)?;
+            if let Some(parent) = parent {
+                die_with(parent)?;
+            }
             Err(image.exec())
         });
     }
@@ -195,6 +201,19 @@ fn prepare_child(terminal: bool, neutral_oom: bool) -> io::Result<()> {
                 libc::write(fd, c"0".as_ptr().cast(), 1);
                 libc::close(fd);
             }
+        }
+    }
+    Ok(())
+}
+
+/// Runs in the child: from now on it is killed when `parent` ends.
+fn die_with(parent: libc::pid_t) -> io::Result<()> {
+    // SAFETY: plain system calls, all of them async-signal-safe.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        if libc::getppid() != parent {
+            // It has ended already.
+            libc::raise(libc::SIGKILL);
         }
     }
     Ok(())

@@ -129,7 +129,7 @@ impl Effects for TokioWorld {
     fn spawn(&self, spec: ProcessSpec) -> impl Future<Output = Result<(Group, ReadEnd), String>> + 'static {
         let stdio = if spec.pty { StdioMode::Terminal { raw: spec.raw } } else { StdioMode::Pipe };
         let env = overlaid(spec.env.0.iter().map(|(name, value)| (name.as_str(), value.as_deref())));
-        let wanted = Spawn { argv: spec.argv.into_iter().map(Into::into).collect(), env, dir: Some(spec.dir.into()), stdio };
+        let wanted = Spawn { argv: spec.argv.into_iter().map(Into::into).collect(), env, dir: Some(spec.dir.into()), stdio, dies_with_parent: false };
         async move { spawn(&wanted).await }
     }
 
