@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod corpus;
+pub mod coverage;
 pub mod faults;
 pub mod invariants;
 pub mod liveness;

@@ -52,8 +52,10 @@ fn queued(v: &View<'_>, out: &mut Vec<Violation>) {
         }
     }
     let bound = Duration::from_secs(60) + 2 * v.setup.ping + SLACK;
+    // The control plane itself waits: for an accept that was lost it gives a worker up to a minute.
+    let moved = v.entries.iter().rev().find(|e| matches!(e.fact, Fact::PlaneJob { .. })).map_or(over, |e| e.at);
     for (job, (i, at)) in scheduled {
-        let from = at.max(over);
+        let from = at.max(over).max(moved);
         // From which instant on some worker was free for the whole time: connected, not stopped, without a job.
         let free = (1..=v.setup.workers).any(|w| {
             let Some((_, connected)) = v.connected(w) else { return false };

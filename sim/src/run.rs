@@ -10,6 +10,7 @@ use ibex_core::agent::{AgentConfig, OsSignal, PingMode, Priority};
 use ibex_core::api::RegisterRequest;
 use ibex_core::job::JobConfig;
 use ibex_core::log::{LogConfig, TimestampMode};
+use ibex_core::machine::Instant;
 use ibex_core::secret::Secret;
 use ibex_core::wall::WallClock;
 use ibex_io::agent_world::{AgentMachine, Drive, LogMachine};
@@ -48,7 +49,7 @@ pub struct Machines<A, L> {
     /// The agent, from its configuration, its seed and its wall clock.
     pub agent: fn(AgentConfig, u64, WallClock) -> A,
     /// The log of one job.
-    pub log: fn(LogConfig, ibex_core::machine::Instant) -> L,
+    pub log: fn(LogConfig, Instant) -> L,
 }
 
 impl<A, L> Clone for Machines<A, L> {
@@ -60,7 +61,6 @@ impl<A, L> Clone for Machines<A, L> {
 impl<A, L> Copy for Machines<A, L> {}
 
 /// Plays a schedule with the product's machines.
-#[cfg(any())]
 pub fn run(schedule: &Schedule) -> Report {
     let agent = |config, seed: u64, wall| {
         let mut bytes = [0; 32];
@@ -87,6 +87,7 @@ pub fn run_with<A: AgentMachine + 'static, L: LogMachine>(schedule: &Schedule, m
     let config = config(schedule);
     let seed = schedule.seed;
     sim.client(director::AGENT, async move {
+        tokio::task::spawn_local(agent_world.clone().deliver_signals());
         let clock = Clock::start();
         let wall = clock.wall_clock(EPOCH_NANOS + agent_world.now().as_nanos() as i64, 0);
         let mut agent = (machines.agent)(config, seed, wall);
@@ -212,7 +213,7 @@ mod tests {
     use ibex_core::agent::{AgentCommand, AgentEvent, Exit};
     use ibex_core::api::{ApiCall, Operation, Outcome, Reply, Session};
     use ibex_core::log::{LogCommand, LogEvent};
-    use ibex_core::machine::{Instant, Machine, Owner, RequestIds};
+    use ibex_core::machine::{Machine, Owner, RequestIds};
     use std::sync::Arc;
 
     /// Registers, then pings once a second until the first signal.

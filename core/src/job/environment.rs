@@ -93,6 +93,9 @@ pub fn child_env(inputs: EnvInputs<'_>) -> ChildEnv {
     let c = &config.job;
     let mode = if c.command_eval { c.checkout_override_mode } else { OverrideMode::Strict };
     let mut vars = Variables { env: (*edited.0).clone(), ignored: Vec::new(), job: edited, mode };
+    // W6: a job cannot smuggle the list in.
+    vars.env.remove("BUILDKITE_IGNORED_ENV");
+
     vars.set("BUILDKITE_ENV_FILE", &files.env_file);
     vars.set("BUILDKITE_ENV_JSON_FILE", &files.env_json_file);
     vars.set("BUILDKITE_AGENT_JOB_TIMEOUT_FILE", &files.timeout_file);
@@ -254,8 +257,7 @@ impl Variables<'_> {
         }
         let ignored = self.ignored.join(",");
         let mut overlay: BTreeMap<String, Option<String>> = self.env.into_iter().map(|(name, value)| (name, Some(value))).collect();
-        // job-runner §3.6, W6: a job cannot smuggle the list in; without ignored names the variable is removed, also from the
-        // agent's own environment.
+        // job-runner §3.6: without ignored names the variable is removed, also from the agent's own environment.
         overlay.insert("BUILDKITE_IGNORED_ENV".to_owned(), if ignored.is_empty() { None } else { Some(ignored) });
         // The agent's own environment was scrubbed at start-up; the registration token gets no second chance (I43).
         overlay.insert("BUILDKITE_AGENT_TOKEN".to_owned(), None);

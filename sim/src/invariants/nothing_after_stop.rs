@@ -18,7 +18,7 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
             continue;
         }
         // What was commanded in the instant of the stop may leave in that instant.
-        if let Some((_, at)) = v.stop(worker).filter(|(_, at)| c.sent_at > *at) {
+        if let Some((_, at)) = v.stop(worker).filter(|(i, at)| c.sent > *i && c.sent_at > *at) {
             out.push(Violation::at("V8", c.sent, format!("{} was sent {:?} after the stop of worker {worker}", c.request, c.sent_at.since(at))));
         }
     }

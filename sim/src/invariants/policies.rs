@@ -18,7 +18,7 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
         if v.setup.one_shot {
             one_shot(v, worker, out);
         }
-        if let Some(idle) = v.setup.idle {
+        if let Some(idle) = v.setup.idle.filter(|_| !v.setup.one_shot) {
             idle_exit(v, worker, idle, out);
         }
     }

@@ -53,6 +53,8 @@ fn ladder(v: &View<'_>, id: &str, job: &Job<'_>, cancelled: Instant, out: &mut V
     }
     let Some((_, first, _)) = interrupt else { return };
     match kill {
+        // A process that exits at once takes its jobs along (start-and-worker §4).
+        Some((_, at, _)) if v.ended_by_force() && v.exit.is_some_and(|(_, exit, _)| exit == at) => {}
         Some((i, at, _)) if at < first + v.setup.signal_timeout => {
             out.push(Violation::at("V3", i, format!("{id} was killed {:?} after its interrupt, before its grace period was over", at.since(first))));
         }

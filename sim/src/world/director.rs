@@ -87,7 +87,7 @@ async fn settle(world: &World, host: &PlaneHost, over: Instant) {
     tokio::time::sleep(Duration::from_millis(world.0.schedule.settle_ms)).await;
     // A second signal would be a forced stop.
     if !world.0.signalled.get() {
-        world.signal(OsSignal::Term);
+        world.signal_soon(OsSignal::Term);
     }
     std::future::pending::<()>().await;
 }
@@ -129,7 +129,7 @@ fn act(world: &World, host: &PlaneHost, what: Act, acts: &mut Vec<(u64, Act)>) {
                     world.0.disk_full.set(true);
                     until(ms, Heal::Disk);
                 }
-                WorldFault::Signal(signal) => world.signal(signal),
+                WorldFault::Signal(signal) => world.signal_soon(signal),
                 WorldFault::Cancel(n) => {
                     if let Some(job) = host.job(n) {
                         host.feed(PlaneEvent::CancelJob { job });

@@ -62,6 +62,8 @@ pub(crate) struct Inner {
     /// Events that are due and not yet done.
     due: RefCell<VecDeque<WorldFault>>,
     due_changed: Notify,
+    signals_due: RefCell<VecDeque<OsSignal>>,
+    signals_changed: Notify,
     jobs: RefCell<BTreeMap<Owner, JobId>>,
     files: RefCell<BTreeMap<String, JobId>>,
     disk_full: Cell<bool>,
@@ -94,6 +96,8 @@ impl World {
             steps: RefCell::new(steps.into()),
             due: RefCell::default(),
             due_changed: Notify::new(),
+            signals_due: RefCell::default(),
+            signals_changed: Notify::new(),
             jobs: RefCell::default(),
             files: RefCell::default(),
             disk_full: Cell::new(false),
@@ -113,6 +117,7 @@ impl World {
         if self.0.over.get() {
             return;
         }
+        let on_agent = !matches!(fact, Fact::Served { .. } | Fact::PlaneJob { .. } | Fact::World(_) | Fact::FaultsOver);
         let count = {
             let mut trace = self.0.trace.borrow_mut();
             trace.push(self.now(), fact);
@@ -128,16 +133,17 @@ impl World {
                 }
             };
             match due {
-                Some((_, what)) => self.happen(what),
+                Some((_, what)) => self.happen(what, on_agent),
                 None => return,
             }
         }
     }
 
     /// Lets something happen: signals reach the agent at once, the rest is done by the director.
-    fn happen(&self, what: WorldFault) {
+    fn happen(&self, what: WorldFault, on_agent: bool) {
         match what {
-            WorldFault::Signal(signal) => self.signal(signal),
+            WorldFault::Signal(signal) if on_agent => self.signal(signal),
+            WorldFault::Signal(signal) => self.signal_soon(signal),
             what => {
                 self.0.due.borrow_mut().push_back(what);
                 self.0.due_changed.notify_one();
@@ -145,8 +151,28 @@ impl World {
         }
     }
 
+    /// Sends a signal from another host: it is delivered by the agent's host, at the time of its clock.
+    pub(crate) fn signal_soon(&self, signal: OsSignal) {
+        if signal != OsSignal::Hup {
+            self.0.signalled.set(true);
+        }
+        self.0.signals_due.borrow_mut().push_back(signal);
+        self.0.signals_changed.notify_one();
+    }
+
+    /// Delivers signals that other hosts have sent; lives on the agent's host.
+    pub async fn deliver_signals(self) {
+        loop {
+            self.0.signals_changed.notified().await;
+            let due = self.0.signals_due.take();
+            for signal in due {
+                self.signal(signal);
+            }
+        }
+    }
+
     /// Sends a signal to the agent.
-    pub(crate) fn signal(&self, signal: OsSignal) {
+    fn signal(&self, signal: OsSignal) {
         if signal != OsSignal::Hup {
             self.0.signalled.set(true);
         }
