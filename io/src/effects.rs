@@ -1,4 +1,4 @@
-//! The seam between the worlds: what a world must be able to do. Production implements it with tokio, reqwest, terminals and
+//! The seam between the worlds: what a world must be able to do. Production implements it with tokio, hyper, terminals and
 //! files; the simulator with hyper over a simulated network and with simulated processes. Nothing behind it decides.
 //!
 //! Everything runs on one thread in a `LocalSet`, so no method needs `Send`.

@@ -1,6 +1,7 @@
 //! Signals of the agent process (start-and-worker §1, S16): held from the first instruction, so that none is lost and none
 //! acts by default; delivered to the machine once its loop runs.
 
+use super::group::{inherits_orphans, reap_orphans};
 use ibex_core::agent::OsSignal;
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,7 +23,8 @@ pub fn hold() {
     }
 }
 
-/// Installs the handlers, lets held signals through, and delivers all into the channel. Must be called on the main thread,
+/// Installs the handlers, lets held signals through, and delivers all into the channel. Where orphans are handed to this
+/// process, they are reaped from now on (job-runner §5.10.4). Must be called on the main thread,
 /// inside a `LocalSet`.
 pub fn deliver() -> io::Result<mpsc::Receiver<OsSignal>> {
     let mut streams: Vec<(Signal, OsSignal)> = Vec::new();
@@ -31,6 +33,9 @@ pub fn deliver() -> io::Result<mpsc::Receiver<OsSignal>> {
     }
     // SAFETY: as in `hold`.
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const *handled_set(), std::ptr::null_mut()) };
+    if inherits_orphans() {
+        tokio::task::spawn_local(reap_orphans());
+    }
     let (sender, receiver) = mpsc::channel(WAITING);
     for (mut stream, name) in streams {
         let sender = sender.clone();

@@ -1,0 +1,106 @@
+//! TLS with a certificate of our own: who is trusted, and which HTTP is spoken (agent-api §2.6).
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Request, Response, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use ibex_core::api::{ProxyRules, RawRequest, RequestHeaders, TransportKind};
+use ibex_io::effects::{StreamFrame, Streaming};
+use ibex_io::tokio::Http;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+async fn answer(request: Request<Incoming>) -> Result<Response<impl hyper::body::Body<Data = bytes::Bytes, Error = Infallible>>, Infallible> {
+    let version = if request.version() == Version::HTTP_2 { "2" } else { "1.1" };
+    let trailers = async {
+        let mut map = http::HeaderMap::new();
+        map.insert("grpc-status", http::HeaderValue::from_static("0"));
+        Some(Ok(map))
+    };
+    let body = Full::new(bytes::Bytes::from_static(b"body")).with_trailers(trailers);
+    Ok(Response::builder().header("x-version", version).header("x-path", request.uri().path()).body(body).unwrap())
+}
+
+/// Speaks HTTP/2 where the client offers it.
+async fn server() -> String {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
+    let chain = vec![CertificateDer::from_pem_file(format!("{dir}/server.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(format!("{dir}/server.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            // A client that does not trust us hangs up in the handshake.
+            let Ok(stream) = acceptor.accept(socket).await else { continue };
+            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let (io, service) = (TokioIo::new(stream), hyper::service::service_fn(answer));
+            tokio::spawn(async move {
+                if h2 {
+                    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+                } else {
+                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+                }
+            });
+        }
+    });
+    endpoint
+}
+
+fn get(url: String) -> RawRequest {
+    RawRequest { method: "GET", url, headers: vec![("te", "trailers".into())], extra_headers: RequestHeaders::default(), body: None }
+}
+
+fn client(no_http2: bool) -> Http {
+    Http::with_proxies(Ok(ProxyRules::default()), no_http2)
+}
+
+// One test, as the variable that names the roots is the process's.
+#[test]
+fn only_trusted_certificates_are_accepted_and_http2_is_a_choice() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let test = async {
+        let endpoint = server().await;
+        let untrusted = client(false).exchange(&get(format!("{endpoint}/x"))).await.unwrap_err();
+        assert_eq!(untrusted.kind, TransportKind::Certificate, "{}", untrusted.text);
+
+        // SAFETY: no other thread of this test reads the environment now.
+        unsafe { std::env::set_var("SSL_CERT_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/ca.pem")) };
+        for (no_http2, want) in [(false, "2"), (true, "1.1")] {
+            let response = client(no_http2).exchange(&get(format!("{endpoint}/jobs/%2E%2E/a%2Eb"))).await.unwrap();
+            let header = |name: &str| response.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+            assert_eq!(header("x-version").as_deref(), Some(want));
+            assert_eq!(header("x-path").as_deref(), Some("/jobs/%2E%2E/a%2Eb"));
+            assert_eq!(&response.body[..], b"body");
+        }
+
+        let mut stream = client(false).stream(&get(format!("{endpoint}/x"))).await.unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap(), StreamFrame::Data(bytes::Bytes::from_static(b"body")));
+        assert_eq!(stream.next().await.unwrap().unwrap(), StreamFrame::Trailers(vec![("grpc-status".into(), "0".into())]));
+        assert!(stream.next().await.is_none());
+
+        // The name counts too: this certificate is not for that address.
+        let other = endpoint.replace("127.0.0.1", "127.0.0.2");
+        let port: u16 = other.rsplit(':').next().unwrap().parse().unwrap();
+        let forwarder = tokio::net::TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+        tokio::spawn(async move {
+            let (mut from, _) = forwarder.accept().await.unwrap();
+            let mut to = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+        });
+        let misnamed = client(false).exchange(&get(format!("{other}/x"))).await.unwrap_err();
+        assert_eq!(misnamed.kind, TransportKind::Certificate, "{}", misnamed.text);
+    };
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), test).await.expect("within 30 s") });
+}
