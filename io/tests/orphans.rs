@@ -18,7 +18,8 @@ fn given_a_subreaper_when_an_orphan_ends_then_no_zombie_is_left_and_leaders_keep
         let path = fifo.path().join("gate");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
         let argv = ["/bin/sh".into(), "-c".into(), script.into(), path.clone().into_os_string()].to_vec();
-        let (group, mut output) = spawn(&Spawn { argv, env: overlaid([]), dir: None, stdio: StdioMode::Pipe }).await.unwrap();
+        let (group, mut output) =
+            spawn(&Spawn { argv, env: overlaid([]), dir: None, stdio: StdioMode::Pipe, dies_with_parent: false }).await.unwrap();
         assert_eq!(group.wait().await, ibex_core::process::ExitStatus::Code(3));
         let text = String::from_utf8(output.read().await.unwrap().to_vec()).unwrap();
         let orphan = text.trim().trim_start_matches("orphan=").trim_end_matches('.').to_owned();
