@@ -119,22 +119,16 @@ impl JobRunner {
         }
     }
 
-    /// The next attempt is due, or a forced stop's budget ends the one under way (W32).
+    /// The next attempt is due.
     pub(super) fn finish_timer(&mut self, now: Instant, out: &mut Vec<AgentCommand>) -> Option<JobEnd> {
-        let State::Finishing { call, .. } = &mut self.state else { return None };
-        match call.phase {
-            Phase::Waiting(at) if at <= now => {
-                let id = self.ids.issue();
-                call.again(&FINISH, now, id, &mut self.rng);
-                self.stay("FinishTimer", out);
-                self.send_finish(now, id, out);
-            }
-            Phase::InFlight { id, .. } => {
-                call.phase = Phase::Aborting(id);
-                self.stay("StopBudget", out);
-                out.push(AgentCommand::AbortCall { id });
-            }
-            Phase::Waiting(_) | Phase::Aborting(_) => {}
+        if let State::Finishing { call, .. } = &mut self.state
+            && let Phase::Waiting(at) = call.phase
+            && at <= now
+        {
+            let id = self.ids.issue();
+            call.again(&FINISH, now, id, &mut self.rng);
+            self.stay("FinishTimer", out);
+            self.send_finish(now, id, out);
         }
         None
     }

@@ -213,7 +213,8 @@ impl JobRunner {
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Starting { call } => call.deadline(self.give_up_at()),
-            State::Finishing { call, .. } => call.deadline(self.stop_end()),
+            // The force timer bounds an attempt that hangs (start-and-worker §14, T4): only retries end with the budget.
+            State::Finishing { call, .. } => call.deadline(None),
             State::Hook { ladder: HookLadder::Interrupted { kill_at }, .. } => Some(*kill_at),
             State::Running { process, poll } => earliest(process.deadline(), poll.deadline()),
             State::Cancelling { process, poll } => earliest(process.deadline(), poll.as_ref().and_then(Poll::deadline)),
