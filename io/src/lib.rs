@@ -7,6 +7,7 @@ pub mod driver;
 pub mod effects;
 pub mod exchange;
 pub mod executor;
+pub mod plane_server;
 pub mod recorder;
 pub mod replay;
 pub mod status;
