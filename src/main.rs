@@ -12,8 +12,10 @@ mod http_log;
 mod job_api;
 mod job_commands;
 mod log;
+mod plane;
 mod platform;
 mod replay;
+mod run;
 mod start;
 mod version;
 
@@ -25,6 +27,8 @@ static COMMANDS: &[Command] = &[
     Command::Leaf(&start::START),
     Command::Leaf(&replay::REPLAY),
     Command::Leaf(&bootstrap::BOOTSTRAP),
+    Command::Leaf(&run::RUN),
+    Command::Leaf(&plane::PLANE),
     Command::Leaf(&job_commands::ANNOTATE),
     Command::Group(&job_commands::ANNOTATION),
     Command::Group(&job_commands::ARTIFACT),

@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+pub(crate) mod embedded;
 mod facts;
 mod removed;
 mod run;

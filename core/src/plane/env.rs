@@ -1,6 +1,6 @@
 //! The environment of a job (local-control-plane §9).
 
-use super::{Plane, PlaneAgent};
+use super::{BuildSpec, Plane, PlaneAgent};
 use crate::limits::MESSAGE_BYTES;
 use std::collections::BTreeMap;
 
@@ -15,48 +15,15 @@ impl Plane {
         let Some(step) = b.command(j.step) else { return env };
         env.extend(step.env.clone());
 
-        let or = |value: &str, default: &str| if value.is_empty() { default.to_owned() } else { value.to_owned() };
-        let organization = or(&spec.organization, "local");
-        let pipeline = or(&spec.pipeline, "pipeline");
+        env.extend(spec.standard_env());
         let key = step.key.clone().unwrap_or_default();
         let minutes = step.timeout.map_or("false".into(), |t| t.as_secs().div_ceil(60).to_string());
         let mut set = |name: &str, value: String| drop(env.insert(name.to_owned(), value));
-        for (name, value) in [("CI", "true"), ("BUILDKITE", "true"), ("BUILDKITE_SOURCE", "api"), ("BUILDKITE_PULL_REQUEST", "false")] {
-            set(name, value.into());
-        }
-        set("BUILDKITE_ORGANIZATION_SLUG", organization.clone());
-        set("BUILDKITE_ORGANIZATION_ID", organization.clone());
-        set("BUILDKITE_PIPELINE_SLUG", pipeline.clone());
-        set("BUILDKITE_PIPELINE_NAME", pipeline.clone());
         set("BUILDKITE_PIPELINE_ID", b.pipeline_id.to_string());
-        set("BUILDKITE_PIPELINE_DEFAULT_BRANCH", or(&spec.default_branch, "main"));
-        set("BUILDKITE_PIPELINE_PROVIDER", "git".into());
-        set("BUILDKITE_PIPELINE_TEAMS", String::new());
-        set("BUILDKITE_PROJECT_SLUG", format!("{organization}/{pipeline}"));
-        set("BUILDKITE_PROJECT_PROVIDER", "git".into());
         set("BUILDKITE_SCRIPT_PATH", step.command.clone());
         set("BUILDKITE_BUILD_ID", b.id.to_string());
         set("BUILDKITE_BUILD_NUMBER", b.number.to_string());
         set("BUILDKITE_BUILD_URL", format!("{}/builds/{}", self.config.base_url, b.number));
-        set("BUILDKITE_BUILD_CREATOR", spec.creator.clone());
-        set("BUILDKITE_BUILD_CREATOR_EMAIL", spec.author_email.clone());
-        set("BUILDKITE_BUILD_CREATOR_TEAMS", String::new());
-        set("BUILDKITE_BUILD_AUTHOR", spec.author.clone());
-        set("BUILDKITE_BUILD_AUTHOR_EMAIL", spec.author_email.clone());
-        set("BUILDKITE_REPO", spec.repository.clone());
-        set("BUILDKITE_BRANCH", or(&spec.branch, "main"));
-        set("BUILDKITE_COMMIT", or(&spec.commit, "HEAD"));
-        set("BUILDKITE_TAG", spec.tag.clone());
-        set("BUILDKITE_MESSAGE", cut(&spec.message, MESSAGE_BYTES).to_owned());
-        for name in ["BASE_BRANCH", "REPO", "LABELS"] {
-            set(&format!("BUILDKITE_PULL_REQUEST_{name}"), String::new());
-        }
-        for name in ["REBUILT_FROM_BUILD_ID", "REBUILT_FROM_BUILD_NUMBER"] {
-            set(&format!("BUILDKITE_{name}"), String::new());
-        }
-        for name in ["ID", "NUMBER", "PIPELINE_SLUG"] {
-            set(&format!("BUILDKITE_TRIGGERED_FROM_BUILD_{name}"), String::new());
-        }
         set("BUILDKITE_JOB_ID", j.id.to_string());
         set("BUILDKITE_STEP_ID", b.steps[j.step].id.to_string());
         set("BUILDKITE_STEP_KEY", key.clone());
@@ -78,6 +45,56 @@ impl Plane {
             set(&format!("BUILDKITE_AGENT_META_DATA_{name}"), value.to_owned());
         }
         set("BUILDKITE_COMPUTE_TYPE", "self-hosted".into());
+        env
+    }
+}
+
+impl BuildSpec {
+    /// The variables of every job of such a build that do not depend on its number and ids.
+    fn standard_env(&self) -> BTreeMap<String, String> {
+        let or = |value: &str, default: &str| if value.is_empty() { default.to_owned() } else { value.to_owned() };
+        let organization = or(&self.organization, "local");
+        let pipeline = or(&self.pipeline, "pipeline");
+        let mut env = BTreeMap::new();
+        let mut set = |name: &str, value: String| drop(env.insert(name.to_owned(), value));
+        for (name, value) in [("CI", "true"), ("BUILDKITE", "true"), ("BUILDKITE_SOURCE", "api"), ("BUILDKITE_PULL_REQUEST", "false")] {
+            set(name, value.into());
+        }
+        set("BUILDKITE_ORGANIZATION_SLUG", organization.clone());
+        set("BUILDKITE_ORGANIZATION_ID", organization.clone());
+        set("BUILDKITE_PIPELINE_SLUG", pipeline.clone());
+        set("BUILDKITE_PIPELINE_NAME", pipeline.clone());
+        set("BUILDKITE_PIPELINE_DEFAULT_BRANCH", or(&self.default_branch, "main"));
+        set("BUILDKITE_PIPELINE_PROVIDER", "git".into());
+        set("BUILDKITE_PIPELINE_TEAMS", String::new());
+        set("BUILDKITE_PROJECT_SLUG", format!("{organization}/{pipeline}"));
+        set("BUILDKITE_PROJECT_PROVIDER", "git".into());
+        set("BUILDKITE_BUILD_CREATOR", self.creator.clone());
+        set("BUILDKITE_BUILD_CREATOR_EMAIL", self.author_email.clone());
+        set("BUILDKITE_BUILD_CREATOR_TEAMS", String::new());
+        set("BUILDKITE_BUILD_AUTHOR", self.author.clone());
+        set("BUILDKITE_BUILD_AUTHOR_EMAIL", self.author_email.clone());
+        set("BUILDKITE_REPO", self.repository.clone());
+        set("BUILDKITE_BRANCH", or(&self.branch, "main"));
+        set("BUILDKITE_COMMIT", or(&self.commit, "HEAD"));
+        set("BUILDKITE_TAG", self.tag.clone());
+        set("BUILDKITE_MESSAGE", cut(&self.message, MESSAGE_BYTES).to_owned());
+        for name in ["BASE_BRANCH", "REPO", "LABELS"] {
+            set(&format!("BUILDKITE_PULL_REQUEST_{name}"), String::new());
+        }
+        for name in ["REBUILT_FROM_BUILD_ID", "REBUILT_FROM_BUILD_NUMBER"] {
+            set(&format!("BUILDKITE_{name}"), String::new());
+        }
+        for name in ["ID", "NUMBER", "PIPELINE_SLUG"] {
+            set(&format!("BUILDKITE_TRIGGERED_FROM_BUILD_{name}"), String::new());
+        }
+        env
+    }
+
+    /// What a pipeline document is interpolated with: as an uploading job would have it (local-control-plane §2.1 [D]).
+    pub fn upload_env(&self) -> BTreeMap<String, String> {
+        let mut env = self.env.clone();
+        env.extend(self.standard_env());
         env
     }
 }
