@@ -11,7 +11,7 @@ use crate::flags::Kind::{Bool, Int, List, Text};
 use crate::flags::{Flag, flag};
 use crate::log::{Format, Logger};
 use crate::start::embedded::{self, Shim};
-use ibex_core::agent::{Agent, AgentConfig, AgentLog, Exit, Level, OsSignal};
+use ibex_core::agent::{Agent, AgentConfig, Exit, OsSignal};
 use ibex_core::log::LogStream;
 use ibex_core::pipeline::plan::{self, PlanOptions};
 use ibex_core::plane::{BuildSpec, ControlAction, Plane, PlaneConfig, PlaneEvent};
@@ -21,7 +21,7 @@ use ibex_io::agent_world::{self, Drive};
 use ibex_io::driver::Clock;
 use ibex_io::plane_server::{PlaneHandle, PlaneServer};
 use ibex_io::status::Board;
-use ibex_io::tokio::{HookPlaces, Http, LogSink, Parts, TokioWorld, deliver, hold};
+use ibex_io::tokio::{HookPlaces, Http, Parts, TokioWorld, deliver, hold};
 use screen::{News, Screen, Style};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -183,10 +183,11 @@ impl Session {
     fn world(&self, clock: Clock, config: &AgentConfig) -> TokioWorld {
         let places = HookPlaces { path: config.job.hooks_path.clone(), additional: Vec::new(), shell: config.job.hooks_shell.clone() };
         TokioWorld::new(Parts {
-            log: Rc::new(AgentLines(self.log.clone())),
+            log: self.log.clone(),
             board: Board::new(clock),
             http: Http::new(true),
             hooks: places,
+            http_observer: None,
             verifier: None,
         })
     }
@@ -259,18 +260,6 @@ impl Progress {
         // The third stop signal is the one that waits for nothing (start-and-worker §4).
         for _ in 0..3 {
             let _ = to_agent.try_send(OsSignal::Term);
-        }
-    }
-}
-
-/// The agent's own lines.
-struct AgentLines(Rc<Logger>);
-
-impl LogSink for AgentLines {
-    fn log(&self, line: &AgentLog) {
-        // Each job's warnings are in its log; the agent's own are shown when they end something.
-        if line.level >= Level::Error || self.0.enabled(line.level) {
-            self.0.line(line);
         }
     }
 }
