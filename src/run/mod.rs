@@ -87,8 +87,8 @@ fn run(call: &Invocation) -> Result<u8, Failure> {
     }
     spec.steps = plan.steps;
     spec.pipeline_env = plan.env;
+    // That there is no checkout is the agent's option: the same word from the plane would be a protected variable.
     spec.env.insert("BUILDKITE_BUILD_CHECKOUT_PATH".into(), dir.display().to_string());
-    spec.env.insert("BUILDKITE_SKIP_CHECKOUT".into(), "true".into());
 
     embedded::scrub_environment();
     let workers = match u32::try_from(values.int("spawn")) {

@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 
 /// Longest name before a line.
 const NAME_CHARACTERS: usize = 28;
+/// What jobs print to have the section before it opened.
+const OPEN_SECTION: &str = "^^^ +++";
 /// Between two looks of the spinner.
 const SPIN: Duration = Duration::from_millis(120);
 const COLOURS: [anstyle::AnsiColor; 6] = [
@@ -95,7 +97,8 @@ impl Screen {
             return;
         }
         let lines = self.jobs.entry(id.clone()).or_default().push(data, self.style.plain);
-        for text in lines {
+        // `^^^ +++` opens a section on a web page; it means nothing here.
+        for text in lines.iter().filter(|l| *l != OPEN_SECTION) {
             line(out, &format!("{} {text}", self.prefix(plane, job)));
         }
     }

@@ -105,9 +105,10 @@ pub(super) fn result(job: &PlaneJob, step: StepState) -> (String, Option<bool>) 
     }
 }
 
-/// Time from start to end, to the tenth of a second.
+/// Time from start to end, to the tenth of a second, or below a second to the hundredth.
 pub(super) fn took(job: &PlaneJob) -> Option<Duration> {
     let end: Instant = job.state.report()?.at;
-    let tenths = end.since(job.started_at?).as_millis() / 100;
-    Some(Duration::from_millis(u64::try_from(tenths).unwrap_or(u64::MAX).saturating_mul(100)))
+    let ms = u64::try_from(end.since(job.started_at?).as_millis()).unwrap_or(u64::MAX);
+    let step = if ms < 1000 { 10 } else { 100 };
+    Some(Duration::from_millis(ms / step * step))
 }
