@@ -185,10 +185,20 @@ impl Desk {
     }
 
     /// Replaces the server-specified headers, if the answer has any (start-and-worker §9.6).
-    pub(crate) fn take_headers(&mut self, headers: Option<Vec<(String, String)>>) {
+    pub(crate) fn take_headers(&mut self, headers: Option<Vec<(String, String)>>, cx: &mut Cx<'_>) {
         let Some(headers) = headers else { return };
         if *self.session.headers != headers {
             self.session.headers = kept_headers(headers);
+        }
+        self.tell_headers(cx);
+    }
+
+    /// The debug lines of agent-api §2.4.
+    pub(crate) fn tell_headers(&self, cx: &mut Cx<'_>) {
+        if cx.config.job.debug {
+            for (name, value) in self.session.headers.iter() {
+                self.log(Level::Debug, format!("Server-specified request header: {name}: {value}"), cx);
+            }
         }
     }
 }

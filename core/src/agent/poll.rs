@@ -176,7 +176,7 @@ impl Poll {
         match outcome {
             Outcome::Ok(Reply::Ping(mut reply)) => {
                 self.last_success = Some(now);
-                desk.take_headers(reply.request_headers.take());
+                desk.take_headers(reply.request_headers.take(), cx);
                 if reply.endpoint.is_empty() || *reply.endpoint == *desk.session.endpoint {
                     return self.deliver("answer", *reply, desk, cx);
                 }
@@ -215,7 +215,7 @@ impl Poll {
             Outcome::Ok(Reply::Ping(mut second)) => {
                 self.last_success = Some(now);
                 desk.session.endpoint = endpoint;
-                desk.take_headers(second.request_headers.take());
+                desk.take_headers(second.request_headers.take(), cx);
                 self.deliver("endpoint switched", *second, desk, cx)
             }
             failure => {

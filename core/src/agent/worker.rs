@@ -169,6 +169,7 @@ impl Worker {
 
     /// Starts to connect.
     pub(crate) fn begin(&mut self, now: Instant, cx: &mut Cx<'_>) {
+        self.desk.tell_headers(cx);
         self.desk.log(Level::Info, "Connecting to Buildkite...", cx);
         let retrying = Retrying::begin(&retry::CONNECT, now, Operation::Connect, &mut self.desk, cx);
         self.enter(Phase::Connecting { retrying, hurry: None }, "start", cx);

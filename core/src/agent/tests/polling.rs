@@ -247,7 +247,9 @@ fn request_headers_replace_the_set_and_only_ours_are_kept() {
         let headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Outcome::Ok(Reply::Ping(Box::new(PingReply { request_headers: Some(headers), ..PingReply::default() })))
     };
-    let w = World::new(AgentConfig { request_headers: vec![("Buildkite-Old".into(), "0".into())], ..config() })
+    let mut debug = config();
+    debug.job.debug = true;
+    let w = World::new(AgentConfig { request_headers: vec![("Buildkite-Old".into(), "0".into())], ..debug })
         .on("ping", move |n, _| {
             Answer::Now(match n {
                 1 => with(&[("Buildkite-A", "1"), ("X-Other", "2"), ("buildkite-b", "3")]),
@@ -263,6 +265,7 @@ fn request_headers_replace_the_set_and_only_ours_are_kept() {
     });
     let headers: Vec<_> = headers.take(4).collect();
     let pair = |k: &str, v: &str| vec![(k.to_owned(), v.to_owned())];
+    assert_eq!(w.level(Level::Debug), ["Server-specified request header: Buildkite-Old: 0", "Server-specified request header: Buildkite-A: 1"]);
     assert_eq!(headers, [pair("Buildkite-Old", "0"), pair("Buildkite-A", "1"), pair("Buildkite-A", "1"), Vec::new()]);
 }
 
