@@ -294,7 +294,7 @@ fn plain_mode_streams_header_times_before_the_finish() {
         keys.extend(r.json()["header_times"].as_object().unwrap().keys().cloned());
     }
     assert_eq!(keys, ["0", "1"]);
-    let last = plane.with(|s| s.requests.iter().filter(|r| r.path.starts_with("/jobs/")).next_back().cloned().unwrap());
+    let last = plane.with(|s| s.requests.iter().rfind(|r| r.path.starts_with("/jobs/")).cloned().unwrap());
     assert!(last.path.ends_with("/finish"));
 }
 
