@@ -183,7 +183,8 @@ fn a_timeout_writes_the_marker_before_the_signal_and_removes_it() {
     let script = "#!/bin/sh\ntrap 'cat \"$BUILDKITE_AGENT_JOB_TIMEOUT_FILE\"; exit 3' TERM\ntouch \"$DIR/up\"\nwhile :; do sleep 0.05; done\n";
     let (job, work, ..) = cancel("timing_out", script, &["--no-pty"]);
     assert_eq!(result(&job), (Some("3"), None, Some("cancel")));
-    assert_eq!(job.text(), "true");
+    // The shell may say how its own child ended.
+    assert!(job.text().ends_with("true"), "{:?}", job.text());
     assert!(leftovers(work.path()).is_empty());
 }
 
