@@ -28,6 +28,8 @@ pub struct Executor {
 pub(super) enum State {
     /// Not begun.
     New,
+    /// Does the file of `ssh` show its version (bootstrap §6.4)?
+    ReadingSsh { id: RequestId },
     /// `ssh -V` runs (bootstrap §6.4).
     CheckingSsh(Child),
     /// The hooks of a point run.
@@ -64,7 +66,7 @@ impl State {
     fn name(&self) -> &'static str {
         match self {
             State::New => "new",
-            State::CheckingSsh(_) => "set-up",
+            State::ReadingSsh { .. } | State::CheckingSsh(_) => "set-up",
             State::Hooks(run) => run.point.name(),
             State::Removing { .. } | State::WaitingToRemove { .. } => "clean",
             State::MakingTempDir { .. } | State::ProbingCheckout { .. } | State::MakingCheckout { .. } => "make-dir",
@@ -259,6 +261,7 @@ impl Executor {
         use ExecutorEvent::{Begin, File, Process};
         match (std::mem::replace(&mut self.state, State::Done), event) {
             (State::New, Begin) => self.begin(now, out),
+            (State::ReadingSsh { id }, File { id: got, result }) if id == got => self.ssh_read(now, result, out),
             (State::CheckingSsh(mut child), Process { id, event }) if id == child.id() => match child.handle(&mut self.job, now, event, out) {
                 Some(end) => self.ssh_checked(now, end, out),
                 None => self.state = State::CheckingSsh(child),

@@ -6,8 +6,9 @@ use super::hook::Point;
 use super::machine::{Executor, State};
 use super::options::Opt;
 use super::text::{LineKind, quote};
-use super::vocabulary::{ExecutorCommand, StartFailure};
+use super::vocabulary::{ExecutorCommand, FileOp, FileResult, StartFailure};
 use crate::machine::Instant;
+use crate::process::ExitStatus;
 
 /// What this version cannot do is said once, in one form.
 const NOT_YET: &str = "this version of the agent cannot";
@@ -29,6 +30,18 @@ impl Executor {
         if !self.job.settings.flag(Opt::SshKeyscan) {
             self.job.append_ssh_options("-o StrictHostKeyChecking=yes");
             return self.secrets(now, out);
+        }
+        let id = self.job.file(out, FileOp::SshVersion { path: self.job.env.text("PATH").to_owned() });
+        self.state = State::ReadingSsh { id };
+    }
+
+    /// `ssh -V` takes longer than all the rest of a short job: it is run only if the file does not tell.
+    pub(super) fn ssh_read(&mut self, now: Instant, result: FileResult, out: &mut Vec<ExecutorCommand>) {
+        if let FileResult::Found(Some(text)) = &result
+            && ssh_version(text).is_some()
+        {
+            let end = ChildEnd::Exited { status: ExitStatus::Code(0), captured: text.clone() };
+            return self.ssh_checked(now, end, out);
         }
         let mut spec = self.job.exec(vec!["ssh".to_owned(), "-V".to_owned()], &[]);
         spec.pty = false;

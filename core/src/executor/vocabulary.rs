@@ -185,6 +185,11 @@ pub enum FileOp {
         /// Value of `PATH`.
         path: String,
     },
+    /// Find `ssh` and read its version where its file shows it: `Found` with the text that `ssh -V` begins with, or none.
+    SshVersion {
+        /// Value of `PATH`.
+        path: String,
+    },
     /// Tell about a file, links followed.
     Probe {
         /// Path.

@@ -6,7 +6,7 @@ use ibex_core::executor::{
 };
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -25,6 +25,7 @@ pub(super) fn perform(op: FileOp, executable: &str) -> FileResult {
         }
         FileOp::TakeWrapper { wrapper } => FileResult::Dumps(Box::new(take_wrapper(&wrapper))),
         FileOp::LookUp { program, path } => FileResult::Found(look_up(&program, &path).map(text)),
+        FileOp::SshVersion { path } => FileResult::Found(look_up("ssh", &path).and_then(|ssh| ssh_version(&fs::read(ssh).ok()?))),
         FileOp::Probe { path, base } => probe(&path, &base),
         FileOp::MakeExecutable { path } => settle(make_executable(&path).map(|()| FileResult::Done)),
         FileOp::MakeDir { path } => settle(fs::create_dir_all(&path).map(|()| FileResult::Done).map_err(|e| about(e, "mkdir", &path))),
@@ -160,6 +161,27 @@ pub(super) fn look_up(program: &str, path: &str) -> Option<PathBuf> {
     })
 }
 
+/// The version string in the file of OpenSSH's client: a string of its own, `OpenSSH_9.2p1 …`. The patterns of other versions
+/// that the client knows by name are no such strings.
+fn ssh_version(file: &[u8]) -> Option<String> {
+    let mut rest = file;
+    // The letter is rare in a file that is mostly zeros and code, and the standard library skips to it fast.
+    while rest.skip_until(b'O').is_ok_and(|n| n > 0) {
+        let Some(version) = rest.strip_prefix(b"penSSH_") else { continue };
+        let before = (file.len() - rest.len()).checked_sub(2).and_then(|at| file.get(at));
+        if before != Some(&0) {
+            continue;
+        }
+        let end = version.iter().take(64).position(|b| !matches!(b, b'0'..=b'9' | b'.' | b'p'))?;
+        let text = std::str::from_utf8(&version[..end]).ok()?;
+        let ends_here = matches!(version.get(end), Some(0 | b' ' | b','));
+        if ends_here && text.split_once('p').is_some_and(|(number, patch)| number.split('.').count() == 2 && !patch.is_empty()) {
+            return Some(format!("OpenSSH_{text}"));
+        }
+    }
+    None
+}
+
 fn probe(path: &str, base: &str) -> FileResult {
     let Ok(metadata) = fs::metadata(path) else {
         return FileResult::Probed { file: FileKind::Missing, inside: false, executable: false };
@@ -222,6 +244,14 @@ mod tests {
         assert_eq!(kind(b"#!/bin/sh -u\r\ntrue"), HookKind::Shell { shebang: Some("#!/bin/sh -u".into()) });
         assert_eq!(kind(b"#!/usr/bin/python3\n"), HookKind::Script);
         assert!(classify("/nonexistent/hook").is_err());
+    }
+
+    #[test]
+    fn the_version_of_ssh_is_read_from_its_file_but_not_from_patterns() {
+        let file = b"\x7fELF\0\0OpenSSH_2.5.0p1*,OpenSSH_2.5.1p1*\0OpenSSH_6.6.1*\0OpenSSH_3.0*\0OpenSSH_9.2p1 Debian-2\0OpenSSH_1.0p1\0";
+        assert_eq!(ssh_version(file).as_deref(), Some("OpenSSH_9.2p1"));
+        assert_eq!(ssh_version(b"#!/bin/sh\nexec real-ssh"), None);
+        assert_eq!(ssh_version(b"\0OpenSSH_9.2p1"), None, "cut off");
     }
 
     #[test]

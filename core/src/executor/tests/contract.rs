@@ -146,6 +146,7 @@ fn answer(op: &FileOp, rng: &mut Rng) -> FileResult {
                 script_exists: true,
             }))
         }
+        FileOp::SshVersion { .. } => FileResult::Found((rng.below(2) == 0).then(|| "OpenSSH_9.2p1".to_owned())),
         FileOp::LookUp { program, .. } => FileResult::Found((rng.below(2) == 0).then(|| format!("/bin/{program}"))),
         FileOp::Probe { .. } => FileResult::Probed {
             file: [FileKind::Missing, FileKind::Directory, FileKind::File][rng.below(3) as usize],

@@ -55,6 +55,8 @@ struct Story {
     upload: ExitStatus,
     /// Keep the process whose label is this running until it is told to end.
     hold: Option<&'static str>,
+    /// What the file of `ssh` tells.
+    ssh: Option<&'static str>,
     held: Option<RequestId>,
     /// What was written, and what was started, in order.
     lines: Vec<(LineKind, String)>,
@@ -111,6 +113,7 @@ impl Story {
             command: ExitStatus::Code(0),
             upload: ExitStatus::Code(0),
             hold: None,
+            ssh: None,
             held: None,
             lines: Vec::new(),
             started: Vec::new(),
@@ -240,6 +243,7 @@ impl Story {
                 }))
             }
             FileOp::LookUp { program, .. } => FileResult::Found(Some(format!("/bin/{program}"))),
+            FileOp::SshVersion { .. } => FileResult::Found(self.ssh.map(str::to_owned)),
             FileOp::Probe { path, base } => FileResult::Probed {
                 file: match (self.directories.contains(&path), self.scripts.contains(&path)) {
                     (true, _) => FileKind::Directory,

@@ -3,6 +3,25 @@
 use super::*;
 
 #[test]
+fn host_keys_are_accepted_as_the_version_of_ssh_allows_and_ssh_is_run_only_if_its_file_does_not_tell() {
+    let on = "--ssh-keyscan=true";
+    for (file, options, started) in [
+        (Some("OpenSSH_9.2p1"), "ssh -o StrictHostKeyChecking=accept-new", vec!["make"]),
+        (Some("OpenSSH_7.4p1"), "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null", vec!["make"]),
+        // What the fake `ssh -V` prints is no version: a warning, and the modern option.
+        (None, "ssh -o StrictHostKeyChecking=accept-new", vec!["-V", "make"]),
+    ] {
+        let mut story = Story::new(&[on], &[]);
+        story.ssh = file;
+        let story = story.run();
+        assert_eq!((story.env.get("GIT_SSH_COMMAND"), &story.started), (Some(options), &started.iter().map(|s| (*s).to_owned()).collect()));
+        assert_eq!(story.has_line(LineKind::Warning, "Failed to check SSH version for compatibility"), file.is_none());
+    }
+    let off = Story::new(&[], &[]).run();
+    assert_eq!(off.env.get("GIT_SSH_COMMAND"), Some("ssh -o StrictHostKeyChecking=yes"));
+}
+
+#[test]
 fn protected_names_cannot_be_changed_and_checkout_names_only_under_strict() {
     let hook = Hook {
         exports: vec![
