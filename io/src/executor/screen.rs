@@ -47,9 +47,8 @@ impl Sink {
             FileType::CharacterDevice => rustix::termios::isatty(fd),
             _ => false,
         });
-        let number = if stream == Stream::Out { 1 } else { 2 };
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        match reopen.then(|| rustix::fs::open(format!("/proc/self/fd/{number}"), flags, Mode::empty())) {
+        match reopen.then(|| rustix::fs::open(format!("/proc/self/fd/{}", number(stream)), flags, Mode::empty())) {
             Some(Ok(fd)) => Sink::Own(fd),
             _ => Sink::Inherited(stream),
         }
@@ -81,9 +80,14 @@ impl Sink {
 }
 
 fn inherited(stream: Stream) -> BorrowedFd<'static> {
+    // SAFETY: this process never closes its standard output and error.
+    unsafe { BorrowedFd::borrow_raw(number(stream)) }
+}
+
+fn number(stream: Stream) -> i32 {
     match stream {
-        Stream::Out => rustix::stdio::stdout(),
-        Stream::Err => rustix::stdio::stderr(),
+        Stream::Out => 1,
+        Stream::Err => 2,
     }
 }
 
