@@ -131,7 +131,8 @@ fn create(path: &str, mode: u32) -> io::Result<File> {
 
 /// A new directory, mode 0700.
 fn make_temp_dir(parent: &str, prefix: &str) -> io::Result<PathBuf> {
-    Ok(tempfile::Builder::new().prefix(prefix).tempdir_in(parent)?.keep())
+    let private = fs::Permissions::from_mode(0o700);
+    Ok(tempfile::Builder::new().prefix(prefix).permissions(private).tempdir_in(parent)?.keep())
 }
 
 fn take_wrapper(wrapper: &Wrapper) -> WrapperDumps {
