@@ -53,7 +53,8 @@ pub trait World<M: Machine> {
     /// The next event that is there already, signals first.
     fn ready(&mut self) -> Option<M::Event>;
 
-    /// The next event. Cancel-safe: an event is either returned or still there.
+    /// Waits for the next event; called only after [`World::ready`] had none. Cancel-safe: an event is either returned or still
+    /// there.
     fn next(&mut self) -> impl Future<Output = M::Event>;
 
     /// An event (or, without one, a timer) is about to be handed to the machine.
@@ -71,8 +72,12 @@ pub async fn drive<M: Machine, W: World<M>>(machine: &mut M, world: &mut W, cloc
     let mut out = Vec::new();
     let mut others_had_their_turn = false;
     loop {
+        let mut drained = false;
         for _ in 0..EVENTS_BEFORE_TIMERS {
-            let Some(event) = world.ready() else { break };
+            let Some(event) = world.ready() else {
+                drained = true;
+                break;
+            };
             if let ControlFlow::Break(end) = step(machine, world, clock.now(), Some(event), &mut out) {
                 return end;
             }
@@ -92,6 +97,11 @@ pub async fn drive<M: Machine, W: World<M>>(machine: &mut M, world: &mut W, cloc
             continue;
         }
         others_had_their_turn = false;
+        if !drained {
+            // More is there already, and `next` need not know of it.
+            tokio::task::yield_now().await;
+            continue;
+        }
         // Events before the timer, as everywhere.
         let event = tokio::select! {
             biased;
@@ -204,6 +214,19 @@ mod tests {
             let mut machine = Notes { deadline: Some(at), end: 2, seen: vec![] };
             drive(&mut machine, &mut Queue { ready: VecDeque::new(), inbox }, clock).await;
             assert_eq!(machine.seen, ["completion@10", "timer@10"]);
+        });
+    }
+
+    #[test]
+    fn given_more_ready_events_than_one_batch_when_nothing_else_happens_then_all_are_handled() {
+        run(async {
+            let (_tx, inbox) = tokio::sync::mpsc::channel(1);
+            let ready = std::iter::repeat_n("event", EVENTS_BEFORE_TIMERS * 3 + 1).collect();
+            let mut machine = Notes { deadline: None, end: EVENTS_BEFORE_TIMERS * 3 + 1, seen: vec![] };
+            let mut queue = Queue { ready, inbox };
+            let played = drive(&mut machine, &mut queue, Clock::start());
+            // Simulated time: it passes only when nothing else can.
+            tokio::time::timeout(Duration::from_secs(1), played).await.expect("no event is left behind");
         });
     }
 
