@@ -33,7 +33,8 @@ impl Plane {
     }
 
     fn describe(&self, b: &PlaneBuild, page: &mut String) {
-        let _ = writeln!(page, "build {} of {}: {}", b.number, b.spec.pipeline, b.state.name());
+        let pipeline = if b.spec.pipeline.is_empty() { "the pipeline" } else { &b.spec.pipeline };
+        let _ = writeln!(page, "build {} of {pipeline}: {}", b.number, b.state.name());
         for s in &b.steps {
             let outcome = match s.state {
                 super::StepState::Finished(outcome) => outcome.name(),
