@@ -29,6 +29,11 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
                 }
             }
         }
+        if let Some((reaped, at, _)) = job.reaped {
+            for c in job.polls.iter().filter(|c| c.sent > reaped && c.sent_at > at) {
+                out.push(Violation::at("V2", c.sent, format!("{id} was polled after its leader's exit was observed (I6)")));
+            }
+        }
         let settled = job.finishes.iter().find(|c| c.ok() || c.rejected()).and_then(|c| c.returned).map(|(i, at, _)| (i, at));
         let Some((i, at)): Option<(usize, Instant)> = settled else { continue };
         let all = job.starts.iter().chain(&job.polls).chain(&job.chunks).chain(&job.header_times).chain(&job.finishes);
@@ -73,6 +78,11 @@ mod tests {
     #[test]
     fn a_poll_after_the_end_is_seen() {
         job().finish(400, 3, "0", "", "", 0).got(420, 3, 200).sent(500, 5, "job-state", "J", "J").exit(900, 0).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_poll_after_the_exit_is_seen() {
+        job().sent(350, 5, "job-state", "J", "J").finish(400, 3, "0", "", "", 0).got(420, 3, 200).exit(900, 0).breaks(INVARIANT);
     }
 
     #[test]

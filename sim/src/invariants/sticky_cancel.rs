@@ -19,6 +19,18 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
                 out.push(Violation::at("V3", i, format!("{id} was spawned {:?} after its cancel was observed", spawn_at.since(at))));
             }
         }
+        if let Some((_, at, _)) = cause {
+            // The attempt in flight may complete, and one attempt is owed; no other is made (job-runner §7.6).
+            for c in job.starts.iter().skip(1).filter(|c| c.sent_at > at) {
+                out.push(Violation::at("V3", c.sent, format!("start of {id} was tried again {:?} after its cancel", c.sent_at.since(at))));
+            }
+        }
+        // Once the leader is reaped only members of a group that is known not to be empty may be signalled (job-runner I37).
+        for &(i, at, s) in job.signals.iter().filter(|(i, _, _)| job.reaped.is_some_and(|(r, _, _)| r < *i)) {
+            if job.members.iter().rev().find(|(m, _)| *m < i).is_none_or(|(_, alive)| *alive == 0) && !v.exit.is_some_and(|(_, exit, _)| exit == at) {
+                out.push(Violation::at("V3", i, format!("{} was sent to the group of {id}, which is gone", s.name())));
+            }
+        }
         let interrupts: Vec<_> = job.signals.iter().filter(|(_, _, s)| *s != OsSignal::Kill).collect();
         if let Some(&&(i, _, _)) = interrupts.get(1) {
             out.push(Violation::at("V3", i, format!("a second interrupt was sent to {id}")));
@@ -104,6 +116,19 @@ mod tests {
     #[test]
     fn a_process_that_is_never_killed_is_seen() {
         running().polled(1_000, 5, "canceled").signalled(1_000, OsSignal::Term).exited(30_000, ExitStatus::Code(0)).exit(31_000, 0).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_start_that_goes_on_after_a_stop_is_seen() {
+        let started = |at| Story::new().connected(1).started(100).signal(at, "QUIT").sent(1_140, 3, "start", "J", "J").exit(2_000, 0);
+        started(1_500).holds(INVARIANT);
+        started(500).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_signal_to_a_group_that_is_gone_is_seen() {
+        let reaped = running().polled(1_000, 5, "canceling").signalled(1_000, OsSignal::Term).exited(2_000, ExitStatus::Signal(15));
+        reaped.signalled(11_000, OsSignal::Kill).exit(12_000, 0).breaks(INVARIANT);
     }
 
     #[test]
