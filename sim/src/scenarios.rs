@@ -29,6 +29,7 @@ const fn family(name: &'static str, about: &'static str, schedule: fn(u64) -> Sc
 pub const ALL: &[Scenario] = &[
     Scenario { name: "random", about: "1–4 workers, several jobs, a random subset of all faults", schedule: Schedule::random, family: false },
     family("r01", "stop while registering or connecting: ★ TERM", r01),
+    family("r01q", "forced stop while registering or connecting: ★ QUIT", r01q),
     family("r03", "error exits pass through the disconnect: ping rejected, ★ TERM", r03),
     Scenario { name: "r04", about: "five minutes of server trouble, then a job is taken in time", schedule: r04, family: false },
     family("r08", "a job after the stop: ★ TERM, one job running, one queued", r08),
@@ -87,6 +88,12 @@ fn r01(place: u64) -> Schedule {
     let slow = Schedule { workers: 2, faults_over_ms: 15_000, ..Schedule::default() };
     let slow = slow.request(Op::Register, 1, status(503)).request(Op::Register, 2, RequestFault::Slow { ms: 700 });
     star(slow.request(Op::Connect, 1, status(500)).request(Op::Connect, 2, RequestFault::Slow { ms: 8_000 }), place, TERM)
+}
+
+fn r01q(place: u64) -> Schedule {
+    let mut s = r01(place);
+    s.events.iter_mut().for_each(|e| e.what = QUIT);
+    s
 }
 
 fn r03(place: u64) -> Schedule {

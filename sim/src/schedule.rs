@@ -218,22 +218,29 @@ impl Schedule {
     /// What people and supervisors do: signals, cancels, pauses.
     fn people(&mut self, r: &mut Rng, kinds: &std::collections::BTreeSet<Kind>) {
         let end = self.faults_over_ms;
-        let mut add = |at: u64, what| self.events.push(EventPlan { when: When::AtMs(at), what });
+        // Half of what people do comes right after some observation: windows that are open for an instant are hit that way.
+        let mut add_when = |when, what| self.events.push(EventPlan { when, what });
         if kinds.contains(&Kind::Signal) {
-            let mut at = r.below(end);
+            let by_step = r.below(2) == 0;
+            let (mut at, mut step) = (r.below(end), r.below(400));
+            let gap = [300, 3_000, 12_000][r.below(3) as usize];
             for _ in 0..1 + r.below(4) {
                 let signal = [OsSignal::Term, OsSignal::Int, OsSignal::Quit, OsSignal::Hup, OsSignal::Term][r.below(5) as usize];
-                add(at, WorldFault::Signal(signal));
-                at += r.below(12_000);
+                add_when(if by_step { When::AfterStep(step) } else { When::AtMs(at) }, WorldFault::Signal(signal));
+                at += r.below(gap);
+                step += 1 + r.below(gap / 100);
             }
         }
         if kinds.contains(&Kind::Cancel) {
             for n in 0..self.jobs.len() {
-                if r.below(2) == 0 {
-                    add(self.jobs[n].at_ms + r.below(12_000), WorldFault::Cancel(n));
+                match r.below(3) {
+                    0 => add_when(When::AtMs(self.jobs[n].at_ms + r.below(12_000)), WorldFault::Cancel(n)),
+                    1 => add_when(When::AfterStep(r.below(600)), WorldFault::Cancel(n)),
+                    _ => {}
                 }
             }
         }
+        let mut add = |at: u64, what| self.events.push(EventPlan { when: When::AtMs(at), what });
         if kinds.contains(&Kind::Pause) {
             let (worker, at) = (1 + r.below(u64::from(self.workers)) as u32, r.below(end));
             add(at, WorldFault::Pause(worker));

@@ -127,10 +127,10 @@ impl Script {
         };
         let mut acts = Vec::new();
         for _ in 0..rng.below(5) {
-            acts.push(match rng.below(8) {
+            acts.push(match rng.below(10) {
                 0 => Act::Print(20_000 + rng.below(60_000)),
                 1..=3 => Act::Print(rng.below(3_000)),
-                4 => Act::Fork(Fork {
+                4..=6 => Act::Fork(Fork {
                     ms: rng.below(25_000),
                     stubborn: rng.below(2) == 0,
                     holds: rng.below(2) == 0,

@@ -3,7 +3,7 @@
 
 use super::view::{Call, View};
 use super::{Invariant, Violation};
-use crate::trace::Op;
+use crate::trace::{Got, Op};
 
 pub(super) const INVARIANT: Invariant =
     Invariant { id: "V6", title: "order", rule: "job-runner I7; start-and-worker I6–I9: drained, settled, finished, disconnected, gone", check };
@@ -25,6 +25,13 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
         let Some(first) = disconnects.first() else {
             if let (Some((i, _)), Some(_), false) = (v.connected(worker), v.exit, v.ended_by_force()) {
                 out.push(Violation::at("V6", i, format!("worker {worker} was connected, and the agent ended without its disconnect")));
+            }
+            // A connect that a forced stop gave up may have been done: one disconnect is owed (start-and-worker §9.11).
+            let unknown = v.of_worker(worker, Op::Connect).last().and_then(|c| c.returned).filter(|(_, _, got)| **got == Got::Dropped);
+            if let (Some((i, at, _)), Some((_, stop)), Some(_), false) = (unknown, v.forced_by_signal(), v.exit, v.ended_by_force())
+                && at >= stop
+            {
+                out.push(Violation::at("V6", i, format!("the connect of worker {worker} was given up, and no disconnect followed")));
             }
             continue;
         };
@@ -53,6 +60,7 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
 mod tests {
     use super::super::story::Story;
     use super::*;
+    use crate::trace::Fact;
     use ibex_core::process::ExitStatus;
 
     fn job() -> Story {
@@ -84,6 +92,14 @@ mod tests {
     fn an_exit_without_disconnect_is_seen() {
         Story::new().connected(1).signal(400, "TERM").exit(500, 0).breaks(INVARIANT);
         Story::new().connected(1).signal(400, "TERM").sent(400, 7, "disconnect", "w1", "").got(420, 7, 200).exit(500, 0).holds(INVARIANT);
+    }
+
+    #[test]
+    fn a_connect_that_was_given_up_owes_a_disconnect() {
+        let dropped = Fact::Returned { call: 1, got: Got::Dropped };
+        let given_up = Story::new().sent(0, 1, "connect", "w1", "").signal(400, "QUIT").fact(400, dropped);
+        given_up.clone().exit(500, 0).breaks(INVARIANT);
+        given_up.sent(400, 7, "disconnect", "w1", "").got(420, 7, 200).exit(500, 0).holds(INVARIANT);
     }
 
     #[test]

@@ -26,8 +26,11 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
             }
         }
         // Once the leader is reaped only members of a group that is known not to be empty may be signalled (job-runner I37).
-        for &(i, at, s) in job.signals.iter().filter(|(i, _, _)| job.reaped.is_some_and(|(r, _, _)| r < *i)) {
-            if job.members.iter().rev().find(|(m, _)| *m < i).is_none_or(|(_, alive)| *alive == 0) && !v.exit.is_some_and(|(_, exit, _)| exit == at) {
+        // In the instant of the exit the agent may not have heard of it yet; the world then lets the signal reach nobody.
+        let gone = job.reaped.map(|(i, at, _)| (i, at));
+        for &(i, at, s) in job.signals.iter().filter(|(i, at, _)| gone.is_some_and(|(r, reaped)| r < *i && reaped < *at)) {
+            let alive = job.members.iter().rev().find(|(m, _)| *m < i).map_or(0, |(_, alive)| *alive);
+            if alive == 0 && v.exit.is_none_or(|(_, exit, _)| exit != at) {
                 out.push(Violation::at("V3", i, format!("{} was sent to the group of {id}, which is gone", s.name())));
             }
         }
