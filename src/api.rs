@@ -31,6 +31,8 @@ pub(crate) struct Client {
     rng: RefCell<Rng>,
     http_log: Option<HttpLog>,
     log: Rc<Logger>,
+    /// Failed attempts are not told.
+    quiet: bool,
 }
 
 /// One attempt of several.
@@ -59,7 +61,13 @@ impl Client {
         let http = Http::new(values.bool("no-http2"));
         let rng = RefCell::new(Rng::from_bytes(seed()));
         let http_log = HttpLog::of(values, &log);
-        Ok(Client { session, http, user_agent: version::user_agent(), rng, http_log, log })
+        Ok(Client { session, http, user_agent: version::user_agent(), rng, http_log, log, quiet: false })
+    }
+
+    /// Without warnings about failed attempts.
+    pub(crate) fn quiet(mut self) -> Client {
+        self.quiet = true;
+        self
     }
 
     /// The command's log.
@@ -121,7 +129,7 @@ impl Client {
                 other => other.retry_after(),
             };
             let next = attempts.failed(plan, clock.now(), retry_after);
-            if !matches!(outcome, Outcome::Ok(_)) {
+            if !self.quiet && !matches!(outcome, Outcome::Ok(_)) {
                 self.log.warn(format!("{} {}", outcome.text(), attempts.text(plan, next)));
             }
             match (next, outcome) {

@@ -19,7 +19,8 @@ pub(crate) struct HttpLog {
 impl HttpLog {
     /// With the flags `debug-http` and `trace-http`. `None` if nothing would be shown.
     pub(crate) fn of(values: &Values, log: &Rc<Logger>) -> Option<HttpLog> {
-        let (dump, trace) = (values.bool("debug-http"), values.bool("trace-http"));
+        // A command whose answers are credentials has neither flag.
+        let (dump, trace) = (values.has("debug-http"), values.has("trace-http"));
         (trace || log.enabled(Level::Debug)).then(|| HttpLog { dump, trace, log: log.clone() })
     }
 

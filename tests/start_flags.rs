@@ -227,3 +227,55 @@ fn given_several_workers_then_names_and_priorities_are_numbered() {
     let all = [("n-1-%hostname", "-1"), ("n-2-%hostname", "-2")].map(|(a, b)| (a.to_owned(), b.to_owned()));
     assert!(!seen.is_empty() && seen.iter().all(|s| all.contains(s)), "the first refusal may abort the other: {seen:?}");
 }
+
+/// A control plane that lets the agent register and then sends it away.
+fn dismissing() -> Server {
+    Server::start(|request| {
+        let body = match request.line.as_str() {
+            "POST /v3/register" => {
+                r#"{"id":"agent-1","name":"anna","access_token":"session","ping_interval":1,"job_status_interval":1,"heartbeat_interval":60,"meta_data":["a=1"]}"#
+            }
+            "GET /v3/ping" => r#"{"action":"disconnect"}"#,
+            _ => "{}",
+        };
+        (200, body.to_owned())
+    })
+}
+
+#[test]
+fn given_a_whole_life_then_hooks_see_a_scrubbed_environment_and_the_recording_replays() {
+    let (home, server) = (home(), dismissing());
+    std::fs::create_dir(home.path().join("hooks")).unwrap();
+    std::fs::write(home.path().join("hooks/agent-startup"), "#!/bin/sh\nenv > \"$HOME/env\"\n").unwrap();
+    let output = ibex(home.path())
+        .args(["start", "--token=sekret", "--build-path=b", "--hooks-path=hooks", "--record=rec", "--ping-mode=poll-only"])
+        .args(["--endpoint", &server.url])
+        .envs([("BUILDKITE_AGENT_TAGS", "a=1"), ("BUILDKITE_AGENT_LOG_LEVEL", "notice"), ("BUILDKITE_SHELL", "/bin/sh -c"), ("KEPT", "yes")])
+        .output()
+        .expect("the binary runs");
+    let err = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    for text in ["Successfully registered agent \"anna\" with tags [a=1]", "Starting 1 Agent(s)", "anna Disconnected"] {
+        assert!(err.contains(text), "{text}: {err}");
+    }
+    let env = std::fs::read_to_string(home.path().join("env")).expect("the startup hook ran");
+    assert!(env.contains("KEPT=yes\n") && env.contains("BUILDKITE_AGENT_IDS=agent-1\n") && env.contains("BUILDKITE_AGENT_NAMES=anna\n"), "{env}");
+    for name in ["BUILDKITE_AGENT_TAGS=", "BUILDKITE_AGENT_LOG_LEVEL=", "BUILDKITE_SHELL=", "sekret"] {
+        assert!(!env.contains(name), "{name}: {env}");
+    }
+    let recording = std::fs::read_dir(home.path().join("rec")).unwrap().next().expect("one recording").unwrap().path();
+    assert!(!std::fs::read_to_string(&recording).unwrap().contains("sekret"));
+    let replayed = ibex(home.path()).arg("replay").arg(&recording).output().expect("the binary runs");
+    let text = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    assert!(replayed.status.success() && text.trim_end().ends_with("steps, all as recorded"), "{text}{}", stderr(&replayed));
+    assert!(text.contains("Begin"), "{text}");
+}
+
+#[test]
+fn given_a_recording_that_is_none_then_the_file_and_the_line_are_named() {
+    let home = home();
+    std::fs::write(home.path().join("x"), "nonsense\n").unwrap();
+    let output = ibex(home.path()).args(["replay", "x"]).output().expect("the binary runs");
+    let err = stderr(&output);
+    assert!(err.starts_with("buildkite-agent: fatal: x: line 1 is no line of a recording: ") && output.status.code() == Some(1), "{err}");
+}

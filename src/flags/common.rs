@@ -13,14 +13,20 @@ pub(crate) static GLOBAL: &[Flag] = &[
     flag("profile", Text, &["BUILDKITE_AGENT_PROFILE"], "Profiling mode; accepted for compatibility, this agent has no profiler built in"),
 ];
 
+const TOKEN: Flag = flag("agent-access-token", Text, &["BUILDKITE_AGENT_ACCESS_TOKEN"], "The access token used to identify the agent");
+const ENDPOINT: Flag = flag("endpoint", Text, &["BUILDKITE_AGENT_ENDPOINT"], "The Agent API endpoint").or(DEFAULT_ENDPOINT).required();
+const NO_HTTP2: Flag = flag("no-http2", Bool, &["BUILDKITE_NO_HTTP2"], "Use HTTP/1.1 only");
+const DEBUG_HTTP: Flag = flag("debug-http", Bool, &["BUILDKITE_AGENT_DEBUG_HTTP"], "Dump HTTP requests and responses at debug level");
+const TRACE_HTTP: Flag = flag("trace-http", Bool, &["BUILDKITE_AGENT_TRACE_HTTP"], "Log timings of HTTP requests");
+
 /// Of every command that talks to the control plane.
-pub(crate) static API: &[Flag] = &[
-    flag("agent-access-token", Text, &["BUILDKITE_AGENT_ACCESS_TOKEN"], "The access token used to identify the agent").required(),
-    flag("endpoint", Text, &["BUILDKITE_AGENT_ENDPOINT"], "The Agent API endpoint").or(DEFAULT_ENDPOINT).required(),
-    flag("no-http2", Bool, &["BUILDKITE_NO_HTTP2"], "Use HTTP/1.1 only"),
-    flag("debug-http", Bool, &["BUILDKITE_AGENT_DEBUG_HTTP"], "Dump HTTP requests and responses at debug level"),
-    flag("trace-http", Bool, &["BUILDKITE_AGENT_TRACE_HTTP"], "Log timings of HTTP requests"),
-];
+pub(crate) static API: &[Flag] = &[TOKEN.required(), ENDPOINT, NO_HTTP2, DEBUG_HTTP, TRACE_HTTP];
+
+/// Of commands that need a token only when they send something.
+pub(crate) static API_OPTIONAL_TOKEN: &[Flag] = &[TOKEN, ENDPOINT, NO_HTTP2, DEBUG_HTTP, TRACE_HTTP];
+
+/// Of commands whose answers are credentials, which must not be dumped.
+pub(crate) static API_WITHOUT_DUMPS: &[Flag] = &[TOKEN.required(), ENDPOINT, NO_HTTP2];
 
 /// Base endpoint when none is given (agent-api §2.1).
 pub(crate) const DEFAULT_ENDPOINT: &str = "https://agent-edge.buildkite.com/v3";

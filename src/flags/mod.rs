@@ -7,8 +7,8 @@ mod parse;
 mod scalar;
 mod values;
 
-pub(crate) use common::{API, DEFAULT_ENDPOINT, DEFAULT_REDACTED, GLOBAL, JOB, REDACTION};
-pub(crate) use config_file::{ConfigFile, expand_path, find_config_file, os_text};
+pub(crate) use common::{API, API_OPTIONAL_TOKEN, API_WITHOUT_DUMPS, DEFAULT_ENDPOINT, DEFAULT_REDACTED, GLOBAL, JOB, REDACTION};
+pub(crate) use config_file::{ConfigFile, clean, expand_path, find_config_file, os_text};
 pub(crate) use parse::{ParseError, Parsed, parse};
 pub(crate) use scalar::GoDuration;
 pub(crate) use values::{Source, Value, Values};

@@ -128,6 +128,11 @@ impl Values {
         }
     }
 
+    /// Whether the command has this boolean flag and it is set.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|(n, v, _)| *n == name && *v == Value::Bool(true))
+    }
+
     /// An integer.
     pub(crate) fn int(&self, name: &str) -> i64 {
         match &self.entry(name).1 {

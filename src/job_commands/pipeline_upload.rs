@@ -6,7 +6,7 @@ use super::redact::Outgoing;
 use crate::api::{Attempt, Client, block_on};
 use crate::cli::{Failure, Invocation, Leaf, NAME, Run, Section, print};
 use crate::flags::Kind::{Bool, Text};
-use crate::flags::{API, Flag, GLOBAL, REDACTION, flag};
+use crate::flags::{API_OPTIONAL_TOKEN, Flag, GLOBAL, REDACTION, flag};
 use ibex_core::api::{JsonReply, JsonRequest, Outcome, escape_segment};
 use ibex_core::pipeline::document::{Document, Step};
 use ibex_core::pipeline::{document, expand, json, yaml};
@@ -36,10 +36,6 @@ static FLAGS: &[Flag] = &[
     flag("signing-gcp-kms-key", Text, &["BUILDKITE_AGENT_GCP_KMS_KEY"], "GCP KMS key to sign with; not in this version"),
 ];
 
-/// The token is required only where something is sent.
-static OPTIONAL_TOKEN: &[Flag] =
-    &[flag("agent-access-token", Text, &["BUILDKITE_AGENT_ACCESS_TOKEN"], "The access token used to identify the agent")];
-
 /// `pipeline upload`
 pub(crate) static UPLOAD: Leaf = Leaf {
     path: "pipeline upload",
@@ -47,7 +43,7 @@ pub(crate) static UPLOAD: Leaf = Leaf {
     about: "Uploads a description of a build pipeline and adds it to the currently running build after the current job",
     usage: "[file...] [options...]",
     description: "Adds steps to the running build after the current job. Without a file, standard input is read if it is a pipe or a\nfile, else the one default file that exists: buildkite.yml, .buildkite/pipeline.yml, and so on.\n\nExample:\n\n    $ buildkite-agent pipeline upload\n    $ ./generate-steps | buildkite-agent pipeline upload",
-    flags: &[FLAGS, REDACTION, OPTIONAL_TOKEN, API, GLOBAL],
+    flags: &[FLAGS, REDACTION, API_OPTIONAL_TOKEN, GLOBAL],
     run: Run::Resolved(upload),
 };
 
