@@ -228,6 +228,11 @@ fn given_several_workers_then_names_and_priorities_are_numbered() {
     assert!(!seen.is_empty() && seen.iter().all(|s| all.contains(s)), "the first refusal may abort the other: {seen:?}");
 }
 
+fn make_executable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// A control plane that lets the agent register and then sends it away.
 fn dismissing() -> Server {
     Server::start(|request| {
@@ -247,6 +252,7 @@ fn given_a_whole_life_then_hooks_see_a_scrubbed_environment_and_the_recording_re
     let (home, server) = (home(), dismissing());
     std::fs::create_dir(home.path().join("hooks")).unwrap();
     std::fs::write(home.path().join("hooks/agent-startup"), "#!/bin/sh\nenv > \"$HOME/env\"\n").unwrap();
+    make_executable(&home.path().join("hooks/agent-startup"));
     let output = ibex(home.path())
         .args(["start", "--token=sekret", "--build-path=b", "--hooks-path=hooks", "--record=rec", "--ping-mode=poll-only"])
         .args(["--endpoint", &server.url])

@@ -64,7 +64,6 @@ pub(crate) enum Run {
     /// Flags are parsed; the command resolves them itself (it reads a configuration file).
     Parsed(fn(&'static Leaf, Parsed) -> Result<u8, Failure>),
     /// The command reads its arguments itself.
-    #[allow(dead_code, reason = "the bootstrap, which has no flags of this kind, comes next")]
     Raw(fn(&[String]) -> Result<u8, Failure>),
 }
 
