@@ -1,10 +1,11 @@
 //! V2: a job whose start was accepted gets a finish; at most one finish is acknowledged; nothing is sent for the job after it
 //! settled (races §0.1; job-runner I2–I6).
 
-use super::view::View;
+use super::view::{Job, View};
 use super::{Invariant, Violation};
 use crate::trace::Payload;
 use ibex_core::machine::Instant;
+use std::time::Duration;
 
 pub(super) const INVARIANT: Invariant =
     Invariant { id: "V2", title: "one terminal report", rule: "job-runner I2–I6: one finish owed and one settled, then silence", check };
@@ -14,7 +15,7 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
         match job.finishes.first() {
             None => {
                 // A third signal ends the process in the same step; a forced stop still owes an attempt (I45).
-                if let (Some((i, _)), Some(_), None) = (job.started, v.exit, v.third_signal()) {
+                if let (Some((i, _)), Some(_), None, false) = (job.started, v.exit, v.third_signal(), spawned_too_late(v, job)) {
                     out.push(Violation::at("V2", i, format!("{id} was started, and the agent ended without a finish for it")));
                 }
             }
@@ -40,6 +41,15 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
         for c in all.filter(|c| c.sent > i && c.sent_at > at) {
             out.push(Violation::at("V2", c.sent, format!("{} of {id} after its finish had settled", c.request.op.name())));
         }
+    }
+}
+
+/// A process that comes to be so long after a forced stop that its grace period (I34) ends with the force timer or later (I43): the two
+/// rules leave no room for a finish.
+fn spawned_too_late(v: &View<'_>, job: &Job<'_>) -> bool {
+    match (v.forced_by_signal(), job.spawned) {
+        (Some((_, forced)), Some((_, spawned))) => spawned > forced + v.setup.cleanup_timeout + Duration::from_millis(500),
+        _ => false,
     }
 }
 
