@@ -44,6 +44,7 @@ impl World {
             cancel_cleanup_timeout: Duration::from_secs(5),
             kubernetes_exec: false,
             watchdog: None,
+            otlp: None,
             cancel_signal: OsSignal::Term,
             job: JobConfig::default(),
         };

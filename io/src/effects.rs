@@ -68,6 +68,9 @@ pub trait Effects: Clone + 'static {
     /// Counts something.
     fn metric(&self, metric: &Metric);
 
+    /// Exports what was counted and stops the exporter, without waiting. Only with OTLP metrics.
+    fn flush_metrics(&self);
+
     /// Shows a worker's state.
     fn health(&self, health: &WorkerHealth);
 

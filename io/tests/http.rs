@@ -26,7 +26,7 @@ impl LogSink for Silent {
 
 fn world(http: Http) -> TokioWorld {
     let board = Board::new(Clock::start());
-    TokioWorld::new(Parts { log: Rc::new(Silent), board, http, http_observer: None, hooks: HookPlaces::default(), verifier: None })
+    TokioWorld::new(Parts { log: Rc::new(Silent), board, metrics: None, http, http_observer: None, hooks: HookPlaces::default(), verifier: None })
 }
 
 fn direct() -> TokioWorld {

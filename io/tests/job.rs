@@ -163,7 +163,15 @@ fn block_on(future: impl Future<Output = ()>) {
 async fn play(begin: Vec<AgentCommand>, react: fn(&AgentEvent) -> Vec<AgentCommand>, hooks: HookPlaces) -> (Vec<AgentEvent>, Lines) {
     let (clock, lines) = (Clock::start(), Lines::default());
     let http = Http::with_proxies(Ok(Default::default()), false);
-    let world = TokioWorld::new(Parts { log: Rc::new(lines.clone()), board: Board::new(clock), http, http_observer: None, hooks, verifier: None });
+    let world = TokioWorld::new(Parts {
+        log: Rc::new(lines.clone()),
+        board: Board::new(clock),
+        metrics: None,
+        http,
+        http_observer: None,
+        hooks,
+        verifier: None,
+    });
     let mut script = Script { begin, react, seen: Vec::new(), deadline: None };
     let (_signals, signals) = tokio::sync::mpsc::channel(1);
     let wall = world.wall_clock(clock);

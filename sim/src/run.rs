@@ -183,6 +183,7 @@ fn config(s: &Schedule) -> AgentConfig {
         cancel_cleanup_timeout: Duration::from_millis(s.cleanup_timeout_ms),
         kubernetes_exec: false,
         watchdog: Some(Duration::from_secs(20)),
+        otlp: None,
         cancel_signal: OsSignal::Term,
         job: JobConfig {
             bootstrap_script: "/usr/bin/ibex bootstrap".into(),

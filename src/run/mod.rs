@@ -185,6 +185,7 @@ impl Session {
         TokioWorld::new(Parts {
             log: self.log.clone(),
             board: Board::new(clock),
+            metrics: None,
             http: Http::new(true),
             hooks: places,
             http_observer: None,

@@ -122,8 +122,10 @@ fn unavailable(values: &Values) -> Result<(), Failure> {
             "kubernetes-exec is not available in this agent: run it on the host or inside the container that runs the jobs, without this option",
         );
     }
-    if values.bool("opentelemetry-metrics") {
-        return refuse("opentelemetry-metrics is not available in this agent: use health-check-addr and scrape its /metrics instead");
+    if cfg!(not(feature = "otel")) && values.bool("opentelemetry-metrics") {
+        return refuse(
+            "opentelemetry-metrics is not available in this agent: it was built without the feature otel; build it with `cargo build --release --features otel`, or use health-check-addr and scrape its /metrics",
+        );
     }
     if values.bool("job-logs-otlp") {
         return refuse("job-logs-otlp is not available in this agent: use write-job-logs-to-stdout with log-format=json instead");
@@ -367,7 +369,8 @@ mod tests {
 
     #[test]
     fn what_is_not_available_is_refused() {
-        for args in ["--kubernetes-exec", "--experiment=agent-api", "--signing-aws-kms-key=k", "--opentelemetry-metrics", "--job-logs-otlp"] {
+        let otel = if cfg!(feature = "otel") { None } else { Some("--opentelemetry-metrics") };
+        for args in ["--kubernetes-exec", "--experiment=agent-api", "--signing-aws-kms-key=k", "--job-logs-otlp"].into_iter().chain(otel) {
             match checked(&[args], &[]) {
                 Err(Failure::Fatal(text)) => assert!(text.contains("not available in this agent"), "{text}"),
                 other => panic!("{args}: {other:?}"),

@@ -4,7 +4,7 @@ use super::check::Checked;
 use super::facts;
 use crate::flags::{Values, process_env};
 use crate::{platform, version};
-use ibex_core::agent::{AgentConfig, PingMode};
+use ibex_core::agent::{AgentConfig, OtlpProtocol, PingMode};
 use ibex_core::api::RegisterRequest;
 use ibex_core::job::{JobConfig, StdoutFormat};
 use ibex_core::log::TimestampMode;
@@ -49,6 +49,7 @@ pub(crate) fn agent_config(values: &Values, checked: Checked, token: Secret, aro
         cancel_cleanup_timeout: checked.cancel_cleanup_timeout,
         kubernetes_exec: false,
         watchdog: checked.watchdog,
+        otlp: values.bool("opentelemetry-metrics").then(|| otlp_protocol(&process_env)),
         cancel_signal: checked.cancel_signal,
         job: job_config(values, &checked, around),
     }
@@ -98,7 +99,15 @@ fn features(values: &Values, checked: &Checked, env: &dyn Fn(&str) -> Option<Str
     if env("HTTP_PROXY").is_some() || env("http_proxy").is_some() {
         out.push("env-http-proxy".into());
     }
+    if values.bool("opentelemetry-metrics") {
+        out.push("opentelemetry-metrics".into());
+    }
     out
+}
+
+/// start-and-worker §7.2.
+fn otlp_protocol(env: &dyn Fn(&str) -> Option<String>) -> Result<OtlpProtocol, String> {
+    OtlpProtocol::choose(env("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL").as_deref(), env("OTEL_EXPORTER_OTLP_PROTOCOL").as_deref())
 }
 
 /// Host of a URL, without port and user.

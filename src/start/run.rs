@@ -51,6 +51,7 @@ async fn drive(values: &Values, config: AgentConfig, log: Rc<Logger>) -> Result<
     let world = TokioWorld::new(Parts {
         log: log.clone(),
         board,
+        metrics: None,
         http: Http::new(values.bool("no-http2")),
         http_observer: HttpLog::of(values, &log).map(|l| Rc::new(l) as _),
         hooks: HookPlaces {

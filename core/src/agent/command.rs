@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::OsSignal;
+use super::{MetricAttributes, OsSignal};
 
 /// What the `Agent` machine asks of the driver. Commands are executed in order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -135,8 +135,11 @@ pub enum AgentCommand {
         /// Time left.
         limit: Duration,
     },
-    /// Count something (start-and-worker §7.1).
+    /// Count something (start-and-worker §7.1, §7.2).
     Metric(Metric),
+    /// Export what was counted so far and stop the exporter (start-and-worker §7.2). Only with OTLP metrics; no metric of §7.2
+    /// follows.
+    FlushMetrics,
     /// What the status page shows of a worker has changed.
     Health(WorkerHealth),
     /// Send `WATCHDOG=1` to systemd.
@@ -202,7 +205,7 @@ pub struct WorkerHealth {
     pub heartbeat_error: Option<Arc<str>>,
 }
 
-/// Things that are counted (start-and-worker §7.1).
+/// Things that are counted (start-and-worker §7.1, §7.2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[allow(missing_docs)]
 pub enum Metric {
@@ -234,12 +237,16 @@ pub enum Metric {
     ChunkGivenUp {
         bytes: u64,
     },
-    /// `jobs.duration`, `jobs.finished`, `queue.duration` (start-and-worker §7.2).
+    /// `jobs.duration`, `jobs.finished` (start-and-worker §7.2).
     JobFinished {
-        exit_code: String,
         ran: Duration,
+        attributes: MetricAttributes,
     },
-    QueueTime(Duration),
+    /// `queue.duration` (start-and-worker §7.2).
+    QueueTime {
+        waited: Duration,
+        attributes: MetricAttributes,
+    },
 }
 
 /// How the process ends.

@@ -1,4 +1,4 @@
-use super::OsSignal;
+use super::{OsSignal, OtlpProtocol};
 use crate::api::RegisterRequest;
 use crate::job::JobConfig;
 use crate::secret::Secret;
@@ -43,6 +43,9 @@ pub struct AgentConfig {
     pub kubernetes_exec: bool,
     /// Systemd watchdog interval, if enabled.
     pub watchdog: Option<Duration>,
+    /// `opentelemetry-metrics`: how metrics are exported, or why they cannot be (start-and-worker §7.2).
+    #[serde(default)]
+    pub otlp: Option<Result<OtlpProtocol, String>>,
     /// The signal that interrupts a job's process.
     pub cancel_signal: OsSignal,
     /// What the job runner needs.

@@ -5,6 +5,7 @@
 //! ├── registration.rs    one request per worker, in parallel
 //! ├── shutdown.rs        the ladder of signals, the force timer
 //! ├── exit.rs            errors of workers, exit code
+//! ├── otlp.rs            metrics over OTLP: protocol, attributes
 //! └── pool.rs            workers, watchdog
 //!     ├── idle.rs            idle monitor
 //!     ├── timers.rs          the least deadline of many workers
@@ -35,6 +36,7 @@ mod heartbeat;
 mod idle;
 mod leaving;
 mod machine;
+mod otlp;
 mod poll;
 mod pool;
 mod registration;
@@ -50,6 +52,7 @@ pub use config::*;
 pub use event::*;
 pub use exit::WorkerError;
 pub use machine::Agent;
+pub use otlp::{MetricAttributes, OtlpProtocol};
 
 #[cfg(test)]
 mod tests;

@@ -74,6 +74,10 @@ impl Pool {
             cx.metric(Metric::WorkerEnded);
             let to = if self.running == 0 { "Finished" } else { "Running" };
             cx.step(Owner::Agent, "pool", "Running", "worker finished", to);
+            // One exporter for the process, flushed and stopped by the last worker (§7.2).
+            if self.running == 0 && matches!(cx.config.otlp, Some(Ok(_))) {
+                cx.out.push(AgentCommand::FlushMetrics);
+            }
         }
         self.verdict()
     }

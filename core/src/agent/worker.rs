@@ -361,6 +361,11 @@ impl Worker {
         match outcome {
             Outcome::Ok(_) if self.stop > Stop::None => self.disconnect(now, "connected", cx),
             Outcome::Ok(_) => {
+                // OTLP metrics that could not start (§7.2, §9.1): nothing is started, and the worker disconnects.
+                if let Some(Err(error)) = &cx.config.otlp {
+                    self.desk.errors.push(WorkerError::Other(error.clone()));
+                    return self.disconnect(now, "metrics failed", cx);
+                }
                 let heartbeat = Heartbeat::start(now, &self.desk);
                 let stage = match &cx.config.acquire_job {
                     Some(job) => Stage::Acquiring(Acquire::begin(now, job.as_str().into(), &mut self.desk, cx)),

@@ -6,7 +6,7 @@ use super::{
     EnvInputs, FailureBehavior, JobConfig, JobContext, JobEnd, JobFiles, JobFilesSpec, JobResult, JobRunner, SignatureCheck, SignatureOutcome,
     allow_lists, cache_notice, child_env, edit, mirror_notice, signature_check, signature_failure, signature_verdict,
 };
-use crate::agent::{AgentCommand, HookEnd, HookSpec, Level, Metric, OsSignal, SignatureVerdict};
+use crate::agent::{AgentCommand, HookEnd, HookSpec, Level, Metric, MetricAttributes, OsSignal, SignatureVerdict};
 use crate::api::{Operation, Outcome};
 use crate::limits;
 use crate::machine::{Instant, RequestId};
@@ -188,6 +188,11 @@ impl JobRunner {
         }
     }
 
+    /// What the metrics of start-and-worker §7.2 tell of this job.
+    pub(super) fn attributes(&self) -> MetricAttributes {
+        MetricAttributes::of_job(&self.start.worker, &self.start.job.env)
+    }
+
     fn queue_time(&self, out: &mut Vec<AgentCommand>) {
         let runnable_at = &self.start.job.runnable_at;
         if runnable_at.is_empty() {
@@ -197,7 +202,8 @@ impl JobRunner {
             Ok(at) => {
                 let waited = i128::from(self.started_at.1.as_nanos()) - at.as_nanosecond();
                 let waited = u64::try_from(waited.max(0)).unwrap_or(u64::MAX);
-                out.push(AgentCommand::Metric(Metric::QueueTime(Duration::from_nanos(waited))));
+                let (waited, attributes) = (Duration::from_nanos(waited), self.attributes());
+                out.push(AgentCommand::Metric(Metric::QueueTime { waited, attributes }));
             }
             Err(error) => self.log(Level::Error, format!("Metric submission failed to parse {runnable_at}: {error}"), out),
         }

@@ -70,7 +70,8 @@ impl JobRunner {
     fn report(&mut self, event: &'static str, now: Instant, report: Report, out: &mut Vec<AgentCommand>) {
         let Report { result, finished_at, chunks_failed } = report;
         let ran = finished_at.0.since(self.started_at.0);
-        out.push(AgentCommand::Metric(Metric::JobFinished { exit_code: result.exit_status.to_string(), ran }));
+        let attributes = self.attributes().with("exit_code", &result.exit_status.to_string());
+        out.push(AgentCommand::Metric(Metric::JobFinished { ran, attributes }));
         let body = FinishRequest {
             exit_status: result.exit_status.to_string(),
             signal: result.signal.clone(),

@@ -195,6 +195,7 @@ impl<A: AgentMachine, E: Effects, L: LogMachine> World<A> for AgentWorld<E, L> {
             AgentCommand::Transition(transition) => effects.observe(&transition),
             AgentCommand::Log(line) => effects.log(&line),
             AgentCommand::Metric(metric) => effects.metric(&metric),
+            AgentCommand::FlushMetrics => effects.flush_metrics(),
             AgentCommand::Health(health) => effects.health(&health),
             AgentCommand::NotifyWatchdog => effects.notify_watchdog(),
             AgentCommand::Call { id, call } => self.call(id, call),

@@ -81,7 +81,7 @@ impl Metrics {
                 self.bytes_given_up += bytes;
             }
             // Only exported through OTLP (start-and-worker §7.2).
-            Metric::JobFinished { .. } | Metric::QueueTime(_) => {}
+            Metric::JobFinished { .. } | Metric::QueueTime { .. } => {}
         }
     }
 

@@ -22,4 +22,4 @@ pub use pty::SIZE;
 pub use signals::{deliver, die_by, hold};
 pub use spawn::{Spawn, StdioMode, find_in_path, overlaid, spawn};
 pub use storage::{Body, Piece, Storage};
-pub use world::{HttpObserver, LogSink, Parts, TokioWorld, Verifier};
+pub use world::{HttpObserver, LogSink, MetricSink, Parts, TokioWorld, Verifier};

@@ -35,6 +35,14 @@ pub trait Verifier {
     fn verify(&self, job: &AcceptedJob) -> SignatureVerdict;
 }
 
+/// Sends metrics elsewhere, besides the status page.
+pub trait MetricSink {
+    /// Counts something.
+    fn metric(&self, metric: &Metric);
+    /// Sends what was counted and ends, without waiting for it.
+    fn flush(&self);
+}
+
 /// Sees every HTTP exchange, for debug logs (agent-api §18).
 pub trait HttpObserver {
     /// A request is about to be sent.
@@ -49,6 +57,8 @@ pub struct Parts {
     pub log: Rc<dyn LogSink>,
     /// What the status page shows.
     pub board: Board,
+    /// Where metrics are sent; `None` without OTLP.
+    pub metrics: Option<Rc<dyn MetricSink>>,
     /// HTTP.
     pub http: Http,
     /// Who is told of exchanges; `None` costs nothing.
@@ -155,6 +165,15 @@ impl Effects for TokioWorld {
 
     fn metric(&self, metric: &Metric) {
         self.0.parts.board.metric(metric);
+        if let Some(sink) = &self.0.parts.metrics {
+            sink.metric(metric);
+        }
+    }
+
+    fn flush_metrics(&self) {
+        if let Some(sink) = &self.0.parts.metrics {
+            sink.flush();
+        }
     }
 
     fn health(&self, health: &WorkerHealth) {

@@ -286,6 +286,10 @@ impl Effects for World {
         self.observed(Fact::Metric(name.into()));
     }
 
+    fn flush_metrics(&self) {
+        self.observed(Fact::Metric("flushed".into()));
+    }
+
     fn health(&self, health: &WorkerHealth) {
         let (job, bad) = (health.current_job.clone(), health.heartbeat_error.is_some());
         self.observed(Fact::Health { worker: health.worker, state: health.state, job, bad });

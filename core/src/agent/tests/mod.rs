@@ -5,6 +5,7 @@ mod contract;
 mod idle;
 mod invariants;
 mod ladder;
+mod otlp;
 mod polling;
 mod registration;
 mod stops;

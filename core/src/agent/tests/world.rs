@@ -45,6 +45,7 @@ pub(super) fn config() -> AgentConfig {
         cancel_cleanup_timeout: Duration::from_secs(5),
         kubernetes_exec: false,
         watchdog: None,
+        otlp: None,
         cancel_signal: OsSignal::Term,
         job: JobConfig { bootstrap_script: "true".into(), build_path: "/builds".into(), ..JobConfig::default() },
     }

@@ -167,7 +167,10 @@ fn the_queue_time_is_counted_if_runnable_at_parses_and_only_logged_if_not() {
         accepted.runnable_at = runnable_at.into();
         let mut b = Bench::new(config(), Bench::start(accepted));
         b.files().started();
-        let metric = b.trace.iter().find_map(|(_, c)| if let AgentCommand::Metric(Metric::QueueTime(d)) = c { Some(d.as_millis()) } else { None });
+        let metric = b
+            .trace
+            .iter()
+            .find_map(|(_, c)| if let AgentCommand::Metric(Metric::QueueTime { waited, .. }) = c { Some(waited.as_millis()) } else { None });
         assert_eq!(metric, waited);
         assert_eq!(b.agent_log().iter().any(|l| l.contains("yesterday")), runnable_at == "yesterday");
         assert!(b.spawned());

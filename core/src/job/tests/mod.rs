@@ -46,6 +46,7 @@ pub(super) fn config() -> AgentConfig {
         cancel_signal_timeout: Duration::from_secs(10),
         cancel_cleanup_timeout: Duration::from_secs(5),
         watchdog: None,
+        otlp: None,
         cancel_signal: OsSignal::Term,
         job: JobConfig {
             bootstrap_script: "'/opt/the agent/ibex' bootstrap".into(),

@@ -23,9 +23,13 @@ fn clean_up_goes_flush_files_metrics_finish() {
     assert_eq!(b.calls("finish").len(), 0, "i42: files are absent when finish is sent");
     b.removed();
     let commands = b.take();
-    let metric = commands
-        .iter()
-        .position(|c| matches!(c, AgentCommand::Metric(Metric::JobFinished { exit_code, ran }) if exit_code == "0" && ran.as_secs() == 2));
+    let metric = commands.iter().position(|c| match c {
+        AgentCommand::Metric(Metric::JobFinished { ran, attributes }) => {
+            let told = [("agent_name", "ibex_1"), ("exit_code", "0")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+            ran.as_secs() == 2 && attributes.0 == told
+        }
+        _ => false,
+    });
     let finish = commands.iter().position(|c| matches!(c, AgentCommand::Call { .. }));
     assert!(metric.unwrap() < finish.unwrap());
     assert_eq!(b.finish().chunks_failed_count, 2);
