@@ -285,3 +285,13 @@ fn given_a_recording_that_is_none_then_the_file_and_the_line_are_named() {
     let err = stderr(&output);
     assert!(err.starts_with("buildkite-agent: fatal: x: line 1 is no line of a recording: ") && output.status.code() == Some(1), "{err}");
 }
+
+#[cfg(not(feature = "otel"))]
+#[test]
+fn given_a_build_without_otel_when_otlp_metrics_are_asked_for_then_the_feature_and_the_way_out_are_named_and_nothing_is_sent() {
+    let (code, err, _, requests) = start(&["--opentelemetry-metrics"]);
+    assert_eq!((code, requests), (Some(1), 0), "{err}");
+    let last = err.lines().last().unwrap_or_default();
+    assert!(last.starts_with("buildkite-agent: fatal: opentelemetry-metrics is not available in this agent: "), "{err}");
+    assert!(last.contains("--features otel") && last.contains("health-check-addr"), "{err}");
+}

@@ -4,6 +4,7 @@ mod check;
 mod config;
 pub(crate) mod embedded;
 mod facts;
+mod metrics;
 mod removed;
 mod run;
 mod surroundings;

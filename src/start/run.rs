@@ -1,5 +1,6 @@
 //! Runs the `Agent` machine in the real world and turns its end into an exit code (start-and-worker §1, §4.1).
 
+use super::metrics::Metrics;
 use crate::api::seed;
 use crate::cli::Failure;
 use crate::flags::Values;
@@ -40,7 +41,7 @@ pub(crate) fn run<T>(values: &Values, config: AgentConfig, log: Logger, cleanup:
     }
 }
 
-async fn drive(values: &Values, config: AgentConfig, log: Rc<Logger>) -> Result<Exit, Failure> {
+async fn drive(values: &Values, mut config: AgentConfig, log: Rc<Logger>) -> Result<Exit, Failure> {
     let signals = deliver().map_err(|e| Failure::Fatal(format!("could not install signal handlers: {e}")))?;
     let clock = Clock::start();
     let board = Board::new(clock);
@@ -48,10 +49,11 @@ async fn drive(values: &Values, config: AgentConfig, log: Rc<Logger>) -> Result<
         log.at(Level::Notice, format!("Systemd watchdog enabled with a {} timeout", duration_text(watchdog)));
     }
     serve_status(values.text("health-check-addr"), &board, &log).await;
+    let metrics = Metrics::prepare(values, &mut config, &log);
     let world = TokioWorld::new(Parts {
         log: log.clone(),
         board,
-        metrics: None,
+        metrics: metrics.sink(),
         http: Http::new(values.bool("no-http2")),
         http_observer: HttpLog::of(values, &log).map(|l| Rc::new(l) as _),
         hooks: HookPlaces {
@@ -73,7 +75,9 @@ async fn drive(values: &Values, config: AgentConfig, log: Rc<Logger>) -> Result<
     };
     let mut agent = Agent::new(Arc::new(config), wall, seed);
     let drive = Drive { clock, wall, user_agent: version::user_agent(), signals, recorder };
-    Ok(agent_world::run(world, &mut agent, LogStream::new, drive).await)
+    let exit = agent_world::run(world, &mut agent, LogStream::new, drive).await;
+    metrics.end(&exit).await;
+    Ok(exit)
 }
 
 /// Starts the status server. When it cannot listen the agent goes on without (start-and-worker §7).

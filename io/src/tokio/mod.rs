@@ -5,6 +5,8 @@ mod files;
 mod group;
 mod hooks;
 mod http;
+#[cfg(feature = "otel")]
+mod otlp;
 mod output;
 mod proc;
 mod pty;
@@ -17,6 +19,8 @@ pub use dial::{CONNECT, HANDSHAKE};
 pub use group::{Group, inherits_orphans, reap_orphans};
 pub use hooks::HookPlaces;
 pub use http::{Http, HttpStream};
+#[cfg(feature = "otel")]
+pub use otlp::{Otlp, Service};
 pub use output::ReadEnd;
 pub use pty::SIZE;
 pub use signals::{deliver, die_by, hold};
