@@ -13,6 +13,8 @@ pub const LOG_RESUME_QUARTERS: u64 = 3;
 pub const LOG_PACED_BYTES: u64 = 8 * 1024 * 1024;
 /// How long such a pause may last. At it: uploads count as slow, and the job may fill the whole buffer.
 pub const LOG_PACE_PATIENCE: Duration = Duration::from_secs(1);
+/// Bytes buffered plus unsettled that make a burst. When all but one chunk of it is settled, memory is given back.
+pub const LOG_BURST_BYTES: u64 = 4 * 1024 * 1024;
 /// Buffered bytes (at least M) at which full chunks are cut without waiting for the interval.
 pub const LOG_CUT_EARLY_BYTES: u64 = 1024 * 1024;
 /// Bytes of a line start held until it is known whether the line is a header (line timestamps). At it: the line is plain.

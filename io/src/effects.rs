@@ -79,6 +79,10 @@ pub trait Effects: Clone + 'static {
 
     /// Sends `WATCHDOG=1`.
     fn notify_watchdog(&self);
+
+    /// Gives memory that was freed back to the system, where the allocator keeps it. Nothing can be observed of it but the size of
+    /// the process, so worlds without one do nothing.
+    fn release_memory(&self) {}
 }
 
 /// Control over a spawned process group. Cheap to clone; all clones mean the same process.

@@ -119,6 +119,8 @@ pub enum LogCommand {
     StopReading,
     /// Read again.
     ResumeReading,
+    /// A burst is over, and with it the use of most of the memory that was taken for it: give it back to the system.
+    ReleaseMemory,
     /// Append to the log copy: exactly the timestamped bytes.
     Copy(Bytes),
     /// Copy a delivery to the agent's stdout, before timestamping.

@@ -11,7 +11,8 @@ use super::{LogCommand, LogConfig, LogEvent, TimestampMode};
 use crate::agent::Level;
 use crate::api::Outcome;
 use crate::limits::{
-    CHUNK_BYTES_DEFAULT, LOG_CUT_EARLY_BYTES, LOG_PACE_PATIENCE, LOG_PACED_BYTES, LOG_RESUME_QUARTERS, LOG_SIZE_WARNING_BYTES, UPLOAD_TOTAL,
+    CHUNK_BYTES_DEFAULT, LOG_BURST_BYTES, LOG_CUT_EARLY_BYTES, LOG_PACE_PATIENCE, LOG_PACED_BYTES, LOG_RESUME_QUARTERS, LOG_SIZE_WARNING_BYTES,
+    UPLOAD_TOTAL,
 };
 use crate::machine::{Instant, Machine, RequestId, RequestIds, Transition, earliest};
 use crate::rng::Rng;
@@ -33,6 +34,8 @@ pub struct LogStream {
     header_times: Option<HeaderTimes>,
     /// The warning of job-runner §6.13 was written.
     size_warned: bool,
+    /// Much was held since memory was last given back.
+    burst: bool,
     phase: Phase,
     /// Events that came too late to matter: completions of nothing, output after the end.
     late: u32,
@@ -196,6 +199,7 @@ impl LogStream {
             window: Window::default(),
             header_times: (config.timestamps != TimestampMode::Ansi).then(|| HeaderTimes::new(now)),
             size_warned: false,
+            burst: false,
             phase: Phase::Open { cutter: None, reading: Reading::On },
             late: 0,
             config,
@@ -296,6 +300,13 @@ impl LogStream {
 
     /// What follows from every event: back-pressure while open, the verdict at the end.
     fn after(&mut self, now: Instant, out: &mut Vec<LogCommand>) {
+        let held = self.outstanding_bytes();
+        if held > LOG_BURST_BYTES {
+            self.burst = true;
+        } else if self.burst && held <= self.config.chunk_bytes {
+            self.burst = false;
+            out.push(LogCommand::ReleaseMemory);
+        }
         let settled = self.window.is_settled() && self.header_times.as_ref().is_none_or(HeaderTimes::is_settled);
         match self.phase {
             Phase::Open { .. } => self.balance(now, out),

@@ -413,6 +413,29 @@ fn while_uploads_are_fast_a_small_buffer_is_enough_and_a_plane_that_hangs_gives_
 }
 
 #[test]
+fn when_a_burst_is_settled_memory_is_given_back_once_and_a_trickle_asks_for_nothing() {
+    let mut rig = Rig::new(LogConfig { chunk_bytes: 102_400, ..config(TimestampMode::Plain) });
+    let settle_all = |rig: &mut Rig| {
+        let mut ups = rig.uploads();
+        while !ups.is_empty() {
+            rig.settle(ups.remove(0).id, ok());
+            ups.extend(rig.uploads());
+        }
+    };
+    let released = |rig: &Rig| rig.seen.iter().filter(|c| **c == LogCommand::ReleaseMemory).count();
+    rig.prints(&"x".repeat(4 << 20));
+    rig.prints("y");
+    assert_eq!(released(&rig), 0);
+    rig.pass(SECOND);
+    settle_all(&mut rig);
+    assert_eq!((released(&rig), rig.stream.outstanding_bytes()), (1, 0));
+    rig.prints("a trickle");
+    rig.pass(SECOND);
+    settle_all(&mut rig);
+    assert_eq!(released(&rig), 1);
+}
+
+#[test]
 fn output_faster_than_the_interval_is_cut_before_it_in_full_chunks() {
     let mut rig = Rig::new(LogConfig { chunk_bytes: 102_400, ..config(TimestampMode::Plain) });
     rig.prints(&"x".repeat((1 << 20) - 1));

@@ -149,6 +149,7 @@ impl<E: Effects, L: LogMachine> World<L> for LogWorld<E> {
             }
             LogCommand::StopReading => self.reading = false,
             LogCommand::ResumeReading => self.reading = true,
+            LogCommand::ReleaseMemory => effects.release_memory(),
             LogCommand::Copy(data) => {
                 let path = self.config.copy.as_deref().unwrap_or_default();
                 if self.copying
