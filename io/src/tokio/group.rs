@@ -7,7 +7,7 @@ use ibex_core::process::{ExitStatus, SignalTarget};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, test_kill_process_group, waitid};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
@@ -27,12 +27,14 @@ struct Inner {
     leader: Pid,
     exit: AsyncFd<OwnedFd>,
     reaped: RefCell<Reaped>,
+    /// A signal was sent: whoever is left of the group will be asked for, and perhaps signalled again.
+    signalled: Cell<bool>,
 }
 
 /// What holds the number of the group.
 #[derive(Debug)]
 enum Reaped {
-    /// The leader, running or waiting to be reaped.
+    /// The leader, running or waiting to be reaped: after a signal it is kept for its number while others are left.
     Not,
     /// Members seen after the leader was reaped. While one of them is there, the number is still this group's.
     Members(Vec<(i32, u64)>),
@@ -47,7 +49,7 @@ impl Group {
         // SAFETY: an `OwnedFd` stays open, and the same, until the `AsyncFd` that owns it is dropped.
         let exit = unsafe { AsyncFd::register_with_interest(exit, tokio::io::Interest::READABLE) }?;
         OURS.with_borrow_mut(|ours| ours.insert(leader.as_raw_nonzero().get()));
-        Ok(Group(Rc::new(Inner { leader, exit, reaped: RefCell::new(Reaped::Not) })))
+        Ok(Group(Rc::new(Inner { leader, exit, reaped: RefCell::new(Reaped::Not), signalled: Cell::new(false) })))
     }
 
     fn number(&self) -> i32 {
@@ -58,7 +60,7 @@ impl Group {
     async fn exited(&self) -> ExitStatus {
         loop {
             // A level-triggered descriptor: it is readable from the exit on.
-            if let Some(status) = self.status(WaitIdOptions::NOWAIT) {
+            if let Some(status) = self.0.status(WaitIdOptions::NOWAIT) {
                 return status;
             }
             match self.0.exit.readable().await {
@@ -66,34 +68,6 @@ impl Group {
                 Err(_) => std::future::pending().await,
             }
         }
-    }
-
-    fn status(&self, options: WaitIdOptions) -> Option<ExitStatus> {
-        let status = loop {
-            match waitid(WaitId::Pid(self.0.leader), options | WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-                Err(Errno::INTR) => continue,
-                Ok(status) => break status?,
-                // Somebody took the status away. The leader is gone; how it ended will never be known.
-                Err(_) => return Some(ExitStatus::Code(-1)),
-            }
-        };
-        match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Some(ExitStatus::Code(code)),
-            (None, Some(signal)) => Some(ExitStatus::Signal(signal)),
-            (None, None) => None,
-        }
-    }
-
-    fn reap(&self) {
-        self.status(WaitIdOptions::empty());
-        let number = self.number();
-        OURS.with_borrow_mut(|ours| ours.remove(&number));
-        // Most groups are empty now, and the kernel says so at once. Otherwise whoever is left is remembered.
-        let members = match test_kill_process_group(self.0.leader) {
-            Err(Errno::SRCH) => Vec::new(),
-            _ => members(number),
-        };
-        *self.0.reaped.borrow_mut() = if members.is_empty() { Reaped::Empty } else { Reaped::Members(members) };
     }
 
     /// Whether the number is still this group's; refreshes who holds it.
@@ -126,6 +100,45 @@ impl Group {
     }
 }
 
+impl Inner {
+    fn status(&self, options: WaitIdOptions) -> Option<ExitStatus> {
+        let status = loop {
+            match waitid(WaitId::Pid(self.leader), options | WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+                Err(Errno::INTR) => continue,
+                Ok(status) => break status?,
+                // Somebody took the status away. The leader is gone; how it ended will never be known.
+                Err(_) => return Some(ExitStatus::Code(-1)),
+            }
+        };
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Some(ExitStatus::Code(code)),
+            (None, Some(signal)) => Some(ExitStatus::Signal(signal)),
+            (None, None) => None,
+        }
+    }
+
+    fn reap(&self) {
+        self.status(WaitIdOptions::empty());
+        let number = self.leader.as_raw_nonzero().get();
+        OURS.with_borrow_mut(|ours| ours.remove(&number));
+        // Most groups are empty now, and the kernel says so at once. Otherwise whoever is left is remembered.
+        let members = match test_kill_process_group(self.leader) {
+            Err(Errno::SRCH) => Vec::new(),
+            _ => members(number),
+        };
+        *self.reaped.borrow_mut() = if members.is_empty() { Reaped::Empty } else { Reaped::Members(members) };
+    }
+}
+
+/// Nobody will ask for the group again: a leader that was kept for its number is kept no longer.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if matches!(*self.reaped.borrow(), Reaped::Not) {
+            self.reap();
+        }
+    }
+}
+
 impl Process for Group {
     fn pid(&self) -> u32 {
         self.number().unsigned_abs()
@@ -135,13 +148,16 @@ impl Process for Group {
         let group = self.clone();
         async move {
             let status = group.exited().await;
-            group.reap();
+            if !(group.0.signalled.get() && proc::is_group_alive(group.number())) {
+                group.0.reap();
+            }
             status
         }
     }
 
     fn signal(&self, signal: OsSignal, target: SignalTarget) -> Result<(), String> {
         let signal = number(signal);
+        self.0.signalled.set(true);
         let children = if target == SignalTarget::Tree { self.child_groups() } else { Vec::new() };
         let sent = self.kill(signal);
         for child in children {
@@ -156,11 +172,19 @@ impl Process for Group {
     }
 
     fn group_alive(&self) -> bool {
-        match *self.0.reaped.borrow() {
+        let reaped = self.0.reaped.borrow();
+        match *reaped {
             Reaped::Empty => return false,
-            Reaped::Not => return proc::all().any(|s| s.group == self.number() && !s.is_zombie()),
             Reaped::Members(_) => {}
+            Reaped::Not if proc::is_group_alive(self.number()) => return true,
+            // Not even the leader: nobody needs the number any more.
+            Reaped::Not => {
+                drop(reaped);
+                self.0.reap();
+                return false;
+            }
         }
+        drop(reaped);
         self.is_still_ours()
     }
 }

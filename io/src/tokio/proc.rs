@@ -1,5 +1,7 @@
 //! What `/proc` tells of processes: parents, groups, start times, and whether they are more than zombies.
 
+use std::collections::BTreeSet;
+
 /// A process as `/proc/<pid>/stat` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stat {
@@ -25,8 +27,37 @@ pub(super) fn stat(pid: i32) -> Option<Stat> {
 
 /// All processes.
 pub(super) fn all() -> impl Iterator<Item = Stat> {
-    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(stat)
+    pids().filter_map(stat)
+}
+
+/// How often processes are looked at before it is said that they come and go too quickly to be seen.
+const LOOKS: u32 = 10;
+
+/// Whether a group has a member that is more than a zombie. One look is not enough: a member may start another and end between
+/// the listing of processes and the look at it. So a look counts only if nothing that was listed had ended by then.
+pub(super) fn is_group_alive(group: i32) -> bool {
+    let mut known_dead = BTreeSet::new();
+    for _ in 0..LOOKS {
+        let mut sure = true;
+        for pid in pids() {
+            match stat(pid) {
+                None => sure = false,
+                Some(s) if s.group != group => {}
+                Some(s) if !s.is_zombie() => return true,
+                // The leader starts nothing any more, and may be kept as a zombie for its number.
+                Some(s) => sure &= pid == group || !known_dead.insert((pid, s.started)),
+            }
+        }
+        if sure {
+            return false;
+        }
+    }
+    true
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// The name may hold spaces and parentheses: fields are counted from the last `)`.
