@@ -3,7 +3,7 @@
 use super::plane::Plane;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -26,6 +26,10 @@ pub struct Setup {
     pub hooks: Vec<(&'static str, String)>,
     /// Text of the bootstrap script; `None`: the built-in one.
     pub bootstrap: Option<String>,
+    /// Shell text that runs first, in the process that becomes the agent.
+    pub before: &'static str,
+    /// Orphans of jobs are handed to the agent, as to process 1 of a container.
+    pub subreaper: bool,
 }
 
 impl Setup {
@@ -41,7 +45,15 @@ impl Setup {
             env: Vec::new(),
             hooks: Vec::new(),
             bootstrap: None,
+            before: "",
+            subreaper: false,
         }
+    }
+
+    /// Lets `text` run first, in the process that becomes the agent: `ulimit`, for example.
+    pub fn before(mut self, text: &'static str) -> Setup {
+        self.before = text;
+        self
     }
 
     pub fn arg(mut self, args: &[&str]) -> Setup {
@@ -66,7 +78,18 @@ impl Setup {
         for (name, text) in &self.hooks {
             script(&work.join("hooks").join(name), text);
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ibex"));
+        let mut command = match self.before {
+            "" => Command::new(env!("CARGO_BIN_EXE_ibex")),
+            text => {
+                let mut command = Command::new("sh");
+                command.args(["-c", &format!("{text}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_ibex")]);
+                command
+            }
+        };
+        if self.subreaper {
+            // SAFETY: between fork and exec only two system calls are made.
+            unsafe { command.pre_exec(|| Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)) };
+        }
         command.arg("start").env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", work.join("home")).env("TMPDIR", work.join("tmp")).env("LANG", "C.UTF-8");
         command.args(["--token", "registration-token", "--endpoint", &plane.url(), "--name", "agent-%spawn", "--no-color"]);
@@ -138,6 +161,28 @@ impl Agent {
     }
 }
 
+/// What the kernel knows of the agent.
+impl Agent {
+    /// A line of `/proc/<pid>/status` that is in kB, in bytes: `VmRSS`, `VmHWM`.
+    pub fn memory(&self, line: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the agent runs");
+        let kb = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kb.expect("its memory") * 1024
+    }
+
+    /// CPU time used so far, without that of children.
+    pub fn cpu(&self) -> Duration {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the agent runs");
+        let fields: Vec<u64> = text.rsplit(')').next().expect("fields").split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
+        Duration::from_secs_f64((fields[11] + fields[12]) as f64 / rustix::param::clock_ticks_per_second() as f64)
+    }
+
+    /// Open descriptors.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the agent runs").count()
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         if self.status.is_none() {
@@ -150,6 +195,19 @@ impl Drop for Agent {
 /// Whether a process lives (zombies do not).
 pub fn alive(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.rsplit(')').next().is_some_and(|r| !r.trim_start().starts_with(['Z', 'X'])))
+}
+
+/// The id that a script has written to a file, once it is there.
+pub fn pid_in(file: &Path) -> u32 {
+    wait_for(&format!("a process id in {}", file.display()), super::SOON, || std::fs::read_to_string(file).ok()?.trim().parse().ok())
+}
+
+/// Ends a process that a test left behind on purpose.
+pub fn kill(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        // It may have ended by itself.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
 }
 
 /// Polls `f` until it gives a value, at most `bound`.

@@ -6,7 +6,7 @@
 pub mod agent;
 pub mod plane;
 
-pub use agent::{Agent, alive, wait_for};
+pub use agent::{Agent, alive, kill, pid_in, wait_for};
 pub use plane::{Act, Job, Plane, Req};
 
 use std::time::Duration;

@@ -191,6 +191,31 @@ impl Plane {
         })
     }
 
+    /// A job for the built-in executor: runs `command` in the directory `dir/builds/here`, with `DIR` set to `dir`.
+    pub fn command(&self, dir: &std::path::Path, command: &str) -> String {
+        self.command_with(dir, command, &[])
+    }
+
+    /// The same, with more variables.
+    pub fn command_with(&self, dir: &std::path::Path, command: &str, env: &[(&str, &str)]) -> String {
+        let build = dir.join("builds/here");
+        let mut all = vec![
+            ("DIR", dir.to_str().expect("a path")),
+            ("BUILDKITE_COMMAND", command),
+            ("BUILDKITE_COMMIT", "HEAD"),
+            ("BUILDKITE_BRANCH", "main"),
+            ("BUILDKITE_REPO", "none"),
+            ("BUILDKITE_SKIP_CHECKOUT", "true"),
+            ("BUILDKITE_BUILD_CHECKOUT_PATH", build.to_str().expect("a path")),
+            ("BUILDKITE_AGENT_NAME", "a"),
+            ("BUILDKITE_ORGANIZATION_SLUG", "o"),
+            ("BUILDKITE_PIPELINE_SLUG", "p"),
+            ("BUILDKITE_PIPELINE_PROVIDER", "git"),
+        ];
+        all.extend(env);
+        self.job(&all)
+    }
+
     pub fn get(&self, job: &str) -> Job {
         self.with(|s| s.jobs[job].clone())
     }
@@ -370,7 +395,12 @@ fn apply(state: &mut State, req: &Req, (ping, status, heartbeat): (u64, u64, u64
         ("POST", ["connect" | "disconnect"]) => (200, json!({})),
         ("POST", ["heartbeat"]) => (200, json!({"sent_at": req.json()["sent_at"], "received_at": "2026-01-01T00:00:00Z"})),
         ("GET", ["ping"]) => match state.queue.front() {
-            Some(id) if state.action.is_empty() => (200, json!({"job": {"id": id}})),
+            Some(id) if state.action.is_empty() => {
+                let offer = json!({"job": {"id": id}});
+                // The next to ask is offered another job first.
+                state.queue.rotate_left(1);
+                (200, offer)
+            }
             _ => (200, json!({"action": state.action})),
         },
         ("PUT", ["jobs", id, call @ ("accept" | "acquire" | "start" | "finish")]) => job_call(state, id, call, req),
