@@ -194,11 +194,12 @@ impl Client {
     }
 }
 
-/// Runs `future` on this thread.
+/// Runs `future` on this thread, and the local tasks that it spawns: one scheduler, so that a task waking another costs no system
+/// call.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime {
-        Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, future),
+    let options = tokio::runtime::LocalOptions::default();
+    match tokio::runtime::Builder::new_current_thread().enable_all().build_local(options) {
+        Ok(runtime) => runtime.block_on(future),
         Err(e) => panic!("the operating system gave no event queue: {e}"),
     }
 }

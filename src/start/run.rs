@@ -15,7 +15,7 @@ use ibex_io::driver::Clock;
 use ibex_io::effects::Effects;
 use ibex_io::recorder::Recorder;
 use ibex_io::status::{self, Board};
-use ibex_io::tokio::{HookPlaces, Http, LogSink, Parts, TokioWorld, deliver, die_by, hold};
+use ibex_io::tokio::{HookPlaces, Http, LogSink, Parts, TokioWorld, deliver, die_by, hold, return_memory_early};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +30,7 @@ impl LogSink for Logger {
 pub(crate) fn run<T>(values: &Values, config: AgentConfig, log: Logger, cleanup: T) -> Result<u8, Failure> {
     // Until here a signal ends the process by default, and there is nothing to put in order.
     hold();
+    return_memory_early();
     let exit = crate::api::block_on(drive(values, config, Rc::new(log)))?;
     drop(cleanup);
     if let Some(message) = exit.message {

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Idle connections are kept this long.
 const POOL_IDLE: Duration = Duration::from_secs(90);
+/// Read buffer of an HTTP/1.1 connection: answers of the Agent API are short, and every worker may hold one.
+const READ_BUFFER_BYTES: usize = 4096;
 /// HTTP/2: silence after which a PING is sent, and the wait for its answer.
 const H2_KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
@@ -45,6 +47,7 @@ impl Http {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
+            .http1_read_buf_exact_size(READ_BUFFER_BYTES)
             .http2_keep_alive_interval(H2_KEEP_ALIVE.0)
             .http2_keep_alive_timeout(H2_KEEP_ALIVE.1)
             .http2_keep_alive_while_idle(true)

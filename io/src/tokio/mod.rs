@@ -5,6 +5,7 @@ mod files;
 mod group;
 mod hooks;
 mod http;
+mod memory;
 #[cfg(feature = "otel")]
 mod otlp;
 mod output;
@@ -19,6 +20,7 @@ pub use dial::{CONNECT, HANDSHAKE};
 pub use group::{Group, inherits_orphans, reap_orphans};
 pub use hooks::HookPlaces;
 pub use http::{Http, HttpStream};
+pub use memory::return_memory_early;
 #[cfg(feature = "otel")]
 pub use otlp::{Otlp, Service};
 pub use output::ReadEnd;
