@@ -42,7 +42,13 @@ impl Watcher for Talk {
                     eprintln!("job {job} ({title}): {state}");
                 }
                 PlaneCommand::BuildFinished { state, .. } => eprintln!("build: {state}"),
-                PlaneCommand::BuildCreated { .. } | PlaneCommand::JobLog { .. } | PlaneCommand::Respond { .. } | PlaneCommand::Transition(_) => {}
+                PlaneCommand::BuildCreated { .. }
+                | PlaneCommand::JobLog { .. }
+                | PlaneCommand::Respond { .. }
+                | PlaneCommand::StreamStart { .. }
+                | PlaneCommand::StreamSend { .. }
+                | PlaneCommand::StreamEnd { .. }
+                | PlaneCommand::Transition(_) => {}
             }
         }
     }

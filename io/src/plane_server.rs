@@ -3,11 +3,14 @@
 
 use crate::driver::{Clock, World, drive};
 use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ibex_core::api::encode_ping_response;
 use ibex_core::limits::PLANE_BODY_BYTES;
 use ibex_core::machine::Instant;
 use ibex_core::plane::{Plane, PlaneCommand, PlaneEvent, PlaneRequest, PlaneResponse};
@@ -18,8 +21,10 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -29,6 +34,8 @@ use tokio::task::JoinSet;
 const INBOX: usize = 1024;
 /// Open connections. At the limit no further one is accepted.
 const CONNECTIONS: usize = 4096;
+/// Messages of one stream that wait for the client to read. At the limit the stream is broken off; the client opens another.
+const STREAM: usize = 64;
 /// After an accept that failed, as when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -61,8 +68,17 @@ pub struct PlaneServer {
 #[derive(Debug)]
 enum Input {
     Event(PlaneEvent),
-    Request { id: u64, request: Box<PlaneRequest>, answer: oneshot::Sender<PlaneResponse> },
+    Request { id: u64, request: Box<PlaneRequest>, answer: oneshot::Sender<Reply> },
 }
+
+/// What becomes of a request.
+#[derive(Debug)]
+enum Reply {
+    Whole(PlaneResponse),
+    Stream(PlaneResponse, mpsc::Receiver<Frame<Bytes>>),
+}
+
+type AnyBody = UnsyncBoxBody<Bytes, Infallible>;
 
 impl PlaneServer {
     /// Listens on `address`; port 0 takes any that is free.
@@ -94,14 +110,15 @@ impl PlaneServer {
     pub async fn serve<W: Watcher>(self, mut plane: Plane, clock: Clock, watcher: W) -> Infallible {
         let mut tasks = JoinSet::new();
         tasks.spawn_local(accept(self.listener, self.sender));
-        let mut world = PlaneWorld { inbox: self.inbox, answers: BTreeMap::new(), watcher, _tasks: tasks };
+        let mut world = PlaneWorld { inbox: self.inbox, answers: BTreeMap::new(), streams: BTreeMap::new(), watcher, _tasks: tasks };
         drive(&mut plane, &mut world, clock).await
     }
 }
 
 struct PlaneWorld<W> {
     inbox: mpsc::Receiver<Input>,
-    answers: BTreeMap<u64, oneshot::Sender<PlaneResponse>>,
+    answers: BTreeMap<u64, oneshot::Sender<Reply>>,
+    streams: BTreeMap<u64, mpsc::Sender<Frame<Bytes>>>,
     watcher: W,
     /// Ends with the world.
     _tasks: JoinSet<()>,
@@ -115,6 +132,22 @@ impl<W> PlaneWorld<W> {
                 self.answers.insert(id, answer);
                 PlaneEvent::Request { id, request }
             }
+        }
+    }
+}
+
+impl<W> PlaneWorld<W> {
+    fn answer(&mut self, id: u64, reply: Reply) {
+        if let Some(answer) = self.answers.remove(&id) {
+            // Whoever asked may have gone.
+            let _ = answer.send(reply);
+        }
+    }
+
+    /// A client that does not read, or has gone, loses its stream.
+    fn send(&mut self, id: u64, frame: Frame<Bytes>) {
+        if self.streams.get(&id).is_some_and(|s| s.try_send(frame).is_err()) {
+            self.streams.remove(&id);
         }
     }
 }
@@ -141,11 +174,16 @@ impl<W: Watcher> World<Plane> for PlaneWorld<W> {
 
     fn execute(&mut self, _: Instant, command: PlaneCommand) -> ControlFlow<Infallible> {
         match command {
-            PlaneCommand::Respond { id, response } => {
-                if let Some(answer) = self.answers.remove(&id) {
-                    // Whoever asked may have gone.
-                    let _ = answer.send(*response);
-                }
+            PlaneCommand::Respond { id, response } => self.answer(id, Reply::Whole(*response)),
+            PlaneCommand::StreamStart { id, response } => {
+                let (sender, frames) = mpsc::channel(STREAM);
+                self.streams.insert(id, sender);
+                self.answer(id, Reply::Stream(*response, frames));
+            }
+            PlaneCommand::StreamSend { id, message } => self.send(id, Frame::data(encode_ping_response(&message))),
+            PlaneCommand::StreamEnd { id, status, message } => {
+                self.send(id, Frame::trailers(trailers(status, message)));
+                self.streams.remove(&id);
             }
             PlaneCommand::Transition(t) => {
                 tracing::trace!(machine = t.machine, event = t.event, "{} -> {}", t.from, t.to);
@@ -211,7 +249,33 @@ impl Drop for Waiting {
     }
 }
 
-async fn exchange(request: Request<Incoming>, sender: mpsc::Sender<Input>, serial: Rc<Cell<u64>>) -> Result<Response<Full<Bytes>>, Infallible> {
+/// The body of a stream. Dropped before its trailers it tells the plane that the client has gone.
+struct Streamed {
+    frames: mpsc::Receiver<Frame<Bytes>>,
+    waiting: Waiting,
+}
+
+impl Body for Streamed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = std::task::ready!(self.frames.poll_recv(context));
+        self.waiting.answered |= frame.as_ref().is_some_and(Frame::is_trailers);
+        Poll::Ready(frame.map(Ok))
+    }
+}
+
+fn trailers(status: u32, message: &'static str) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(status));
+    if !message.is_empty() {
+        trailers.insert("grpc-message", HeaderValue::from_static(message));
+    }
+    trailers
+}
+
+async fn exchange(request: Request<Incoming>, sender: mpsc::Sender<Input>, serial: Rc<Cell<u64>>) -> Result<Response<AnyBody>, Infallible> {
     let (head, body) = request.into_parts();
     // An announced length is judged before anything is read.
     if body.size_hint().lower() > PLANE_BODY_BYTES as u64 {
@@ -236,21 +300,28 @@ async fn exchange(request: Request<Incoming>, sender: mpsc::Sender<Input>, seria
         return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, "the control plane has stopped"));
     }
     let mut waiting = Waiting { id, sender, answered: false };
-    let response = answered.await;
-    waiting.answered = true;
-    Ok(response.map_or_else(|_| plain(StatusCode::SERVICE_UNAVAILABLE, "the control plane has stopped"), respond))
+    let reply = answered.await;
+    Ok(match reply {
+        Ok(Reply::Whole(response)) => {
+            waiting.answered = true;
+            let body = Full::new(response.body.clone()).boxed_unsync();
+            respond(&response, body)
+        }
+        Ok(Reply::Stream(response, frames)) => respond(&response, Streamed { frames, waiting }.boxed_unsync()),
+        Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, "the control plane has stopped"),
+    })
 }
 
-fn respond(from: PlaneResponse) -> Response<Full<Bytes>> {
+fn respond(from: &PlaneResponse, body: AnyBody) -> Response<AnyBody> {
     let mut response = Response::builder().status(from.status);
     for (name, value) in &from.headers {
         response = response.header(name, value);
     }
-    response.body(Full::new(from.body)).unwrap_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR, "malformed answer"))
+    response.body(body).unwrap_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR, "malformed answer"))
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+fn plain(status: StatusCode, text: &'static str) -> Response<AnyBody> {
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())).boxed_unsync());
     *response.status_mut() = status;
     response
 }
@@ -281,6 +352,7 @@ mod tests {
             let (address, handle) = (server.address(), server.handle());
             let config = PlaneConfig {
                 hold_ping: Duration::from_secs(30),
+                streaming: Some(Duration::from_secs(55)),
                 ..PlaneConfig::embedded(Secret::new("reg"), format!("http://{address}"), WallClock::default())
             };
             let (told, said) = mpsc::unbounded_channel();
@@ -378,6 +450,54 @@ mod tests {
             let spec = BuildSpec { steps: vec![CommandStep::new("make").into()], ..BuildSpec::default() };
             handle.send(PlaneEvent::CreateBuild(Box::new(spec))).await;
             assert!(held.await.unwrap().1["job"]["id"].is_string());
+        });
+    }
+
+    /// Opens a ping stream.
+    async fn stream(address: SocketAddr, agent: &str, token: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /agentedge.v1.AgentEdgeService/StreamPings HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nAuthorization: Token {token}\r\n\
+             Content-Type: application/grpc\r\nContent-Length: 43\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&[0, 0, 0, 0, 38, 0x0a, 36]).await.unwrap();
+        stream.write_all(agent.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn until(stream: &mut TcpStream, seen: &[u8]) -> Vec<u8> {
+        let (mut bytes, mut piece) = (Vec::new(), [0; 512]);
+        while !bytes.windows(seen.len()).any(|w| w == seen) {
+            let n = stream.read(&mut piece).await.unwrap();
+            assert!(n > 0, "the connection ended after {}", String::from_utf8_lossy(&bytes));
+            bytes.extend_from_slice(&piece[..n]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_ping_stream_pushes_a_job_ends_with_trailers_and_is_forgotten_when_its_client_leaves() {
+        with_plane(async |address, handle, mut said| {
+            let token = register(address).await;
+            let agent = loop {
+                if let PlaneCommand::AgentChanged { agent, .. } = said.recv().await.unwrap() {
+                    break agent;
+                }
+            };
+            let mut one = stream(address, &agent, &token).await;
+            let head = until(&mut one, &[0x12, 0]).await;
+            assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+            let spec = BuildSpec { steps: vec![CommandStep::new("make").into()], ..BuildSpec::default() };
+            handle.send(PlaneEvent::CreateBuild(Box::new(spec))).await;
+            until(&mut one, &[0x2a, 0x28, 0x0a, 0x26, 0x0a, 0x24]).await;
+            // A second stream ends the first one, in the way gRPC over HTTP/1.1 does.
+            let mut two = stream(address, &agent, &token).await;
+            let end = until(&mut one, b"grpc-message: the agent has opened another stream\r\n").await;
+            assert!(String::from_utf8_lossy(&end).contains("0\r\ngrpc-status: 1\r\n"), "{}", String::from_utf8_lossy(&end));
+            until(&mut two, &[0x2a, 0x28, 0x0a, 0x26, 0x0a, 0x24]).await;
+            drop(two);
+            while !matches!(said.recv().await, Some(PlaneCommand::Transition(t)) if t.machine == "plane-stream" && t.event == "gone") {}
         });
     }
 

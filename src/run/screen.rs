@@ -196,7 +196,12 @@ impl Watcher for Screen {
                         self.tell(News::Finished(Summary::of(plane, build)));
                     }
                 }
-                PlaneCommand::AgentChanged { .. } | PlaneCommand::Transition(_) | PlaneCommand::Respond { .. } => {}
+                PlaneCommand::AgentChanged { .. }
+                | PlaneCommand::Transition(_)
+                | PlaneCommand::Respond { .. }
+                | PlaneCommand::StreamStart { .. }
+                | PlaneCommand::StreamSend { .. }
+                | PlaneCommand::StreamEnd { .. } => {}
             }
         }
         self.look_for_unrunnable(plane);

@@ -108,6 +108,8 @@ impl Plane {
             Some(ControlAction::Resume) | None => {}
         }
         let job = match self.agent(no).job {
+            // Taken in another way while the ping was held.
+            Some(job) if self.jobs[job].state.is_active() => return None,
             // Offered before, not accepted yet: the answer may have been lost.
             Some(job) => job,
             None => self.offer(now, no, out)?,
@@ -116,7 +118,7 @@ impl Plane {
     }
 
     /// Assigns the first runnable job that the agent may run (local-control-plane §5.2).
-    fn offer(&mut self, now: Instant, no: AgentNo, out: &mut Out) -> Option<usize> {
+    pub(super) fn offer(&mut self, now: Instant, no: AgentNo, out: &mut Out) -> Option<usize> {
         let agent = self.agent(no);
         if agent.ignore_in_dispatches || agent.state != AgentState::Connected {
             return None;
@@ -219,6 +221,7 @@ impl Plane {
         while let Some(i) = self.held.iter().position(|h| h.agent == no) {
             self.release(i, out);
         }
+        self.stream_of_absent(no, event, to == AgentState::Disconnected, out);
         if let Some(job) = self.agent(no).job {
             if self.jobs[job].state.is_active() { self.lose_job(now, job, out) } else { self.schedule(now, job, event, out) }
         }

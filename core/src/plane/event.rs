@@ -1,3 +1,4 @@
+use crate::api::StreamMessage;
 use crate::machine::{Instant, Transition};
 use crate::pipeline::StepSpec;
 use crate::secret::Secret;
@@ -33,6 +34,8 @@ pub struct PlaneConfig {
     pub accept_again: bool,
     /// A ping that finds no work is answered only when there is some, at the latest after this time; zero: at once.
     pub hold_ping: Duration,
+    /// Ping streams are served, each for at most this long; `None`: there are none, and agents that can poll.
+    pub streaming: Option<Duration>,
     /// How long an offered job waits for its accept call.
     pub assign_limit: Duration,
     /// How long an agent may be silent.
@@ -54,6 +57,7 @@ impl PlaneConfig {
             any_queue: false,
             accept_again: false,
             hold_ping: Duration::ZERO,
+            streaming: None,
             assign_limit: Duration::from_secs(60),
             lost_after: Duration::from_secs(180),
         }
@@ -76,14 +80,15 @@ impl PlaneConfig {
 /// What may happen to a `Plane`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PlaneEvent {
-    /// A request came in; exactly one `Respond` answers it.
+    /// A request came in; exactly one `Respond` or `StreamStart` answers it.
     Request {
         /// Names the request; chosen by the listener.
         id: u64,
         /// What came in.
         request: Box<PlaneRequest>,
     },
-    /// The listener's peer has gone: a held request needs no answer any more. It is answered all the same, into the void.
+    /// The listener's peer has gone: a held request needs no answer, a stream no end any more. Both get them all the same, into
+    /// the void.
     Gone {
         /// Which request.
         id: u64,
@@ -159,6 +164,29 @@ pub enum PlaneCommand {
         id: u64,
         /// The answer.
         response: Box<PlaneResponse>,
+    },
+    /// Answer a request with a head whose body is a stream: some `StreamSend`, then exactly one `StreamEnd`.
+    StreamStart {
+        /// Which request.
+        id: u64,
+        /// Status and headers; the body is empty.
+        response: Box<PlaneResponse>,
+    },
+    /// Send a message on a stream, at once; [`crate::api::encode_ping_response`] makes its bytes.
+    StreamSend {
+        /// Which request opened the stream.
+        id: u64,
+        /// What to say.
+        message: StreamMessage,
+    },
+    /// End a stream with the trailers `grpc-status` and, unless it is empty, `grpc-message`.
+    StreamEnd {
+        /// Which request opened the stream.
+        id: u64,
+        /// gRPC status; 0: OK.
+        status: u32,
+        /// Text of the status; needs no escapes.
+        message: &'static str,
     },
     /// A build exists.
     BuildCreated {

@@ -8,6 +8,7 @@ impl Plane {
     /// The first invariant that is broken, as a sentence.
     pub fn check_invariants(&self) -> Result<(), String> {
         self.check_assignments()?;
+        self.check_streams()?;
         self.check_jobs()?;
         self.check_steps()?;
         self.check_builds()
@@ -25,6 +26,14 @@ impl Plane {
             }
         }
         Ok(())
+    }
+
+    /// Every stream belongs to an agent that is there.
+    fn check_streams(&self) -> Result<(), String> {
+        match self.streams.keys().find(|no| self.agents.get(no).is_none_or(|a| a.state != AgentState::Connected)) {
+            Some(no) => Err(format!("agent {no} is not connected and has a ping stream")),
+            None => Ok(()),
+        }
     }
 
     /// §12.1, §12.4, §12.5.

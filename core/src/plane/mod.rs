@@ -4,6 +4,7 @@
 //! ```text
 //! route.rs      which request is which, and who may make it
 //! agents.rs     register, connect, heartbeat, ping, disconnect; loss
+//! stream.rs     ping streams: the same news, as soon as there are any
 //! jobs.rs       accept, start, poll, chunks, finish; cancelling; time limits
 //! schedule.rs   dependencies, waits, retries, results: from a job's end to the build's
 //! data.rs       meta-data, annotations
@@ -24,6 +25,7 @@ mod pages;
 mod route;
 mod schedule;
 mod state;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -59,6 +61,7 @@ pub struct Plane {
     job_index: BTreeMap<Arc<str>, usize>,
     ready: BTreeSet<ReadyKey>,
     held: VecDeque<HeldPing>,
+    streams: BTreeMap<AgentNo, stream::PingStream>,
     late: u32,
 }
 
@@ -84,6 +87,7 @@ impl Plane {
             job_index: BTreeMap::new(),
             ready: BTreeSet::new(),
             held: VecDeque::new(),
+            streams: BTreeMap::new(),
             late: 0,
         }
     }
@@ -180,6 +184,7 @@ impl Machine for Plane {
             PlaneEvent::Request { id, request } => self.request(now, id, &request, out),
             PlaneEvent::Gone { id } => match self.held.iter().position(|h| h.id == id) {
                 Some(i) => self.release(i, out),
+                None if self.stream_gone(id, out) => {}
                 None => self.late = self.late.saturating_add(1),
             },
             PlaneEvent::ClockMoved(clock) => self.clock = clock,
@@ -198,12 +203,14 @@ impl Machine for Plane {
             PlaneEvent::Control { agent, action } => self.control(&agent, action, out),
         }
         self.serve_held(now, out);
+        self.serve_streams(now, out);
     }
 
     fn deadline(&self) -> Option<Instant> {
         let agents = self.agents.values().map(|a| earliest(self.lost_at(a), a.job.and_then(|j| self.jobs[j].state.deadline())));
         let held = self.held.iter().map(|h| Some(h.until));
-        agents.chain(held).fold(None, earliest)
+        let streams = self.streams.values().map(|s| Some(s.until));
+        agents.chain(held).chain(streams).fold(None, earliest)
     }
 
     fn expire(&mut self, now: Instant, out: &mut Out) {
@@ -212,9 +219,11 @@ impl Machine for Plane {
                 Timer::Job(job) => self.job_timer(now, job, out),
                 Timer::Agent(no) => self.lose_agent(now, no, out),
                 Timer::Held(i) => self.release(i, out),
+                Timer::Stream(no) => self.stream_deadline(no, out),
             }
         }
         self.serve_held(now, out);
+        self.serve_streams(now, out);
     }
 }
 
@@ -224,6 +233,7 @@ enum Timer {
     Job(usize),
     Agent(AgentNo),
     Held(usize),
+    Stream(AgentNo),
 }
 
 impl Plane {
@@ -232,7 +242,8 @@ impl Plane {
         let jobs = self.agents.values().filter_map(|a| a.job).filter_map(|j| Some((self.jobs[j].state.deadline()?, Timer::Job(j))));
         let agents = self.agents.iter().filter_map(|(no, a)| Some((self.lost_at(a)?, Timer::Agent(*no))));
         let held = self.held.iter().enumerate().map(|(i, h)| (h.until, Timer::Held(i)));
-        jobs.chain(agents).chain(held).filter(|(at, _)| *at <= now).min()
+        let streams = self.streams.iter().map(|(no, s)| (s.until, Timer::Stream(*no)));
+        jobs.chain(agents).chain(held).chain(streams).filter(|(at, _)| *at <= now).min()
     }
 }
 

@@ -107,6 +107,12 @@ impl Plane {
             }
             return;
         }
+        if request.method == "POST" && segments == super::stream::PATH {
+            if let Some(refusal) = self.open_stream(now, id, request, out) {
+                self.respond(id, refusal, out);
+            }
+            return;
+        }
         let answer = self.route(now, request, &target, &segments, out);
         self.respond(id, answer, out);
     }
@@ -155,7 +161,7 @@ impl Plane {
     }
 
     /// The agent whose session token this is.
-    fn agent_of(&self, request: &PlaneRequest) -> Result<AgentNo, Refusal> {
+    pub(super) fn agent_of(&self, request: &PlaneRequest) -> Result<AgentNo, Refusal> {
         let token = request.token.expose();
         owner(token, "agent")
             .and_then(|no| AgentNo::try_from(no).ok())

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 /// Agents that know what the plane has told them, and send requests at random.
 #[derive(Clone)]
 struct Street {
-    tokens: Vec<String>,
+    /// Id and token.
+    agents: Vec<(String, String)>,
     jobs: Vec<(String, String)>,
     offered: Vec<String>,
     next: u64,
@@ -32,11 +33,15 @@ impl World for Street {
     type Id = u64;
 
     fn fresh(seed: u64) -> (Plane, Street) {
-        let config = PlaneConfig { hold_ping: Duration::from_secs(5), ..PlaneConfig::hosted(Secret::new(crate::secret::MASK)) };
+        let config = PlaneConfig {
+            hold_ping: Duration::from_secs(5),
+            streaming: Some(Duration::from_secs(7)),
+            ..PlaneConfig::hosted(Secret::new(crate::secret::MASK))
+        };
         let mut plane = Plane::new(config, Rng::from_seed(seed));
         let spec = BuildSpec { steps: list(seed as u8), ..BuildSpec::default() };
         plane.handle(Instant::ZERO, PlaneEvent::CreateBuild(Box::new(spec)), &mut Vec::new());
-        (plane, Street { tokens: Vec::new(), jobs: Vec::new(), offered: Vec::new(), next: 0 })
+        (plane, Street { agents: Vec::new(), jobs: Vec::new(), offered: Vec::new(), next: 0 })
     }
 
     // The plane starts nothing: it answers.
@@ -52,7 +57,7 @@ impl World for Street {
         let PlaneCommand::Respond { response, .. } = command else { return };
         let Ok(body) = serde_json::from_slice::<Value>(&response.body) else { return };
         let text = |v: &Value| v.as_str().map(str::to_owned);
-        self.tokens.extend(text(&body["access_token"]));
+        self.agents.extend(text(&body["id"]).zip(text(&body["access_token"])));
         self.offered.extend(text(&body["job"]["id"]));
         self.jobs.extend(text(&body["id"]).zip(text(&body["token"])));
     }
@@ -62,11 +67,11 @@ impl World for Street {
             "name": "a", "hostname": "h", "os": "", "arch": "amd64", "script_eval_enabled": true,
             "ignore_in_dispatches": false, "version": "1", "build": "x", "meta_data": [], "features": [],
         });
-        let Some(token) = Street::pick(rng, &self.tokens).cloned() else {
+        let Some((agent, token)) = Street::pick(rng, &self.agents).cloned() else {
             return Some(self.request("POST", "register".into(), crate::secret::MASK, register));
         };
         let job = Street::pick(rng, &self.jobs).cloned();
-        Some(match (rng.below(10), job) {
+        Some(match (rng.below(12), job) {
             (0, _) => self.request("POST", "register".into(), crate::secret::MASK, register),
             (1, _) => self.request("POST", "connect".into(), &token, Value::Null),
             (2, _) => self.request("POST", "heartbeat".into(), &token, json!({"sent_at": ""})),
@@ -80,6 +85,14 @@ impl World for Street {
                 self.request("PUT", format!("jobs/{id}/finish"), &token, finish)
             }
             (6, Some((id, token))) => self.request("POST", format!("jobs/{id}/chunks?sequence=1&offset=0&size=2"), &token, json!({})),
+            (7 | 8, _) => {
+                self.next += 1;
+                let path = "/agentedge.v1.AgentEdgeService/StreamPings".to_owned();
+                let body = super::stream::frame(&agent).into();
+                let request = PlaneRequest { method: "POST".into(), path, token: Secret::new(token), body, received: WallTime::default() };
+                PlaneEvent::Request { id: self.next, request: Box::new(request) }
+            }
+            (9, _) => PlaneEvent::Gone { id: rng.below(self.next + 1) },
             _ => self.request("GET", "ping".into(), &token, Value::Null),
         })
     }
@@ -91,6 +104,7 @@ impl World for Street {
     fn sizes(plane: &Plane) -> Vec<(&'static str, usize, usize)> {
         vec![
             ("held pings", plane.held.len(), plane.agents.len()),
+            ("ping streams", plane.streams.len(), plane.agents.len()),
             ("agents", plane.agents.len(), crate::limits::PLANE_AGENTS),
             ("jobs", plane.jobs.len(), crate::limits::PLANE_JOBS_PER_BUILD),
         ]

@@ -4,6 +4,7 @@ mod contract;
 mod jobs;
 mod random;
 mod results;
+mod stream;
 
 use super::*;
 use crate::limits::PLANE_START;
@@ -63,14 +64,12 @@ impl Bench {
 
     /// Sends a request; its id.
     fn send(&mut self, method: &str, path: &str, token: &str, body: impl Into<Bytes>) -> u64 {
+        self.send_to(method, format!("/v3/{path}"), token, body)
+    }
+
+    fn send_to(&mut self, method: &str, path: String, token: &str, body: impl Into<Bytes>) -> u64 {
         self.next += 1;
-        let request = PlaneRequest {
-            method: method.into(),
-            path: format!("/v3/{path}"),
-            token: Secret::new(token),
-            body: body.into(),
-            received: WallTime::from_nanos(0),
-        };
+        let request = PlaneRequest { method: method.into(), path, token: Secret::new(token), body: body.into(), received: WallTime::from_nanos(0) };
         self.event(PlaneEvent::Request { id: self.next, request: Box::new(request) });
         self.next
     }

@@ -1,5 +1,6 @@
 //! Random histories: the invariants of local-control-plane §12 hold at every moment, and what can end does.
 
+use super::stream::Said;
 use super::*;
 use crate::pipeline::{RetryRule, SoftFail, StatusMatch};
 use proptest::prelude::*;
@@ -12,6 +13,8 @@ pub(super) enum Act {
     Disconnect(u8),
     Heartbeat(u8),
     Ping(u8),
+    Stream(u8),
+    Gone(u8),
     Accept(u8, u8),
     Acquire(u8, u8),
     Start(u8),
@@ -32,6 +35,8 @@ pub(super) fn act() -> impl Strategy<Value = Act> {
         1 => any::<u8>().prop_map(Act::Disconnect),
         3 => any::<u8>().prop_map(Act::Heartbeat),
         9 => any::<u8>().prop_map(Act::Ping),
+        3 => any::<u8>().prop_map(Act::Stream),
+        1 => any::<u8>().prop_map(Act::Gone),
         9 => (any::<u8>(), any::<u8>()).prop_map(|(a, j)| Act::Accept(a, j)),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(a, j)| Act::Acquire(a, j)),
         9 => any::<u8>().prop_map(Act::Start),
@@ -108,6 +113,8 @@ impl Town {
             Act::Disconnect(a) => drop(self.peer(a).map(|p| self.bench.call("POST", "disconnect", &p.token, Value::Null))),
             Act::Heartbeat(a) => drop(self.peer(a).map(|p| self.bench.call("POST", "heartbeat", &p.token, json!({"sent_at": ""})))),
             Act::Ping(a) => drop(self.peer(a).map(|p| self.bench.send("GET", "ping", &p.token, ""))),
+            Act::Stream(a) => drop(self.peer(a).map(|p| self.bench.stream(&p))),
+            Act::Gone(n) => bench.event(PlaneEvent::Gone { id: u64::from(n) % (bench.next + 1) }),
             Act::Accept(a, j) => self.take("accept", a, j),
             Act::Acquire(a, j) => self.take("acquire", a, j),
             Act::Start(j) => drop(self.held(j).map(|h| self.bench.start(&h))),
@@ -169,14 +176,26 @@ fn ends_once(said: &[PlaneCommand]) {
     }
 }
 
+/// A stream has something to say at once, ends once, and says nothing after its end.
+fn streams_end_once(bench: &Bench) {
+    for id in 1..=bench.next {
+        let heard = bench.heard(id);
+        let open = bench.plane.streams.values().any(|s| s.id == id);
+        let ends = heard.iter().filter(|s| matches!(s, Said::End(_))).count();
+        let last = matches!(heard.last(), Some(Said::End(_)));
+        assert!(heard.is_empty() || (ends == usize::from(!open) && last != open && heard.len() > ends), "stream {id} of {open}: {heard:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn invariants_hold_in_every_history_and_every_build_ends(acts in prop::collection::vec(act(), 1..120), shape: u8, hold: bool) {
+    fn invariants_hold_in_every_history_and_every_build_ends(acts in prop::collection::vec(act(), 1..120), shape: u8, hold: bool, stream: bool) {
         let hold_ping = if hold { Duration::from_secs(20) } else { Duration::ZERO };
+        let streaming = stream.then_some(Duration::from_secs(55));
         let play = || {
-            let mut town = Town::new(PlaneConfig { hold_ping, ..PlaneConfig::hosted(Secret::new("reg")) });
+            let mut town = Town::new(PlaneConfig { hold_ping, streaming, ..PlaneConfig::hosted(Secret::new("reg")) });
             town.bench.build(list(shape));
             acts.iter().for_each(|a| town.act(a));
             town.wind_up();
@@ -189,9 +208,11 @@ proptest! {
         // Every request was answered once; only pings that are still held are not.
         for id in 1..=bench.next {
             if bench.answer(id).is_none() {
-                prop_assert!(bench.plane.held.iter().any(|h| h.id == id), "request {} has no answer", id);
+                let held = bench.plane.held.iter().any(|h| h.id == id);
+                prop_assert!(held || !bench.heard(id).is_empty(), "request {} has no answer", id);
             }
         }
+        streams_end_once(&bench);
         for job in bench.plane.jobs() {
             prop_assert!(job.finish.is_none() || job.accepted_by.len() == 1);
         }
