@@ -142,10 +142,14 @@ fn spawn_failures_are_told_and_leave_nothing() {
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let program = |argv: &str, stdio| Spawn { argv: vec![argv.into()], ..sh("", stdio) };
         let error = async |wanted: Spawn| spawn(&wanted).await.map(|_| ()).unwrap_err();
-        assert_eq!(error(program("/nonexistent", COOKED)).await, "error starting pty: No such file or directory (os error 2)");
-        assert_eq!(error(program("/nonexistent", StdioMode::Pipe)).await, "error starting command: No such file or directory (os error 2)");
+        assert_eq!(error(program("/nonexistent", COOKED)).await, "error starting pty: exec /nonexistent: No such file or directory (os error 2)");
+        assert_eq!(
+            error(program("/nonexistent", StdioMode::Pipe)).await,
+            "error starting command: exec /nonexistent: No such file or directory (os error 2)"
+        );
         // No fallback to a shell.
-        assert_eq!(error(program(script.to_str().unwrap(), StdioMode::Pipe)).await, "error starting command: Exec format error (os error 8)");
+        let text = format!("error starting command: exec {}: Exec format error (os error 8)", script.display());
+        assert_eq!(error(program(script.to_str().unwrap(), StdioMode::Pipe)).await, text);
         assert!(error(program("surely-no-such-program", COOKED)).await.contains("executable file not found in $PATH"));
         let nowhere = Spawn { dir: Some("/no/such/dir".into()), ..sh("", COOKED) };
         assert_eq!(error(nowhere).await, "process working directory \"/no/such/dir\" doesn't exist");

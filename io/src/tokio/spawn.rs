@@ -6,6 +6,7 @@ use super::output::ReadEnd;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
+use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -56,7 +57,7 @@ pub async fn spawn(spawn: &Spawn) -> Result<(Group, ReadEnd), String> {
     let mut tries = 0;
     loop {
         match attempt(spawn) {
-            Err(e) if e.raw_os_error() == Some(libc::ETXTBSY) && tries < BUSY_RETRIES => {
+            Err(e) if e.cause.raw_os_error() == Some(libc::ETXTBSY) && tries < BUSY_RETRIES => {
                 tries += 1;
                 tokio::time::sleep(BUSY_WAIT).await;
             }
@@ -69,7 +70,29 @@ pub async fn spawn(spawn: &Spawn) -> Result<(Group, ReadEnd), String> {
     }
 }
 
-fn attempt(spawn: &Spawn) -> io::Result<(Group, ReadEnd)> {
+/// Why nothing was spawned.
+struct Failure {
+    /// What could not be executed, where that is the reason: the operating system's message does not say it.
+    program: Option<PathBuf>,
+    cause: io::Error,
+}
+
+impl From<io::Error> for Failure {
+    fn from(cause: io::Error) -> Failure {
+        Failure { program: None, cause }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.program {
+            Some(program) => write!(f, "exec {}: {}", program.display(), self.cause),
+            None => self.cause.fmt(f),
+        }
+    }
+}
+
+fn attempt(spawn: &Spawn) -> Result<(Group, ReadEnd), Failure> {
     let name = spawn.argv.first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program"))?;
     let program = find_program(name)?;
     let image = Image::new(&program, spawn)?;
@@ -84,7 +107,7 @@ fn attempt(spawn: &Spawn) -> io::Result<(Group, ReadEnd)> {
             (pty.master, true)
         }
         StdioMode::Pipe => {
-            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
             // A larger pipe is a matter of speed only: users may be over their quota.
             let _ = rustix::pipe::fcntl_setpipe_size(&read, PIPE_BYTES);
             command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write);
@@ -105,7 +128,7 @@ fn attempt(spawn: &Spawn) -> io::Result<(Group, ReadEnd)> {
     }
     // Everything that can fail for want of descriptors comes before the spawn, but for the last.
     let output = ReadEnd::new(output, terminal)?;
-    let mut child = command.spawn()?;
+    let mut child = command.spawn().map_err(|cause| Failure { program: Some(program), cause })?;
     // Our copies of the slave or of the write end live in the command: without this, end of output never comes.
     drop(command);
     match Group::new(child.id()) {
@@ -114,7 +137,7 @@ fn attempt(spawn: &Spawn) -> io::Result<(Group, ReadEnd)> {
             // Nothing of the group may exist after a failed spawn.
             child.kill()?;
             child.wait()?;
-            Err(e)
+            Err(e.into())
         }
     }
 }
