@@ -243,7 +243,12 @@ impl Plane {
                 return v;
             }
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "waited {bound:?} for {what}; requests: {:#?}", summary(&state));
+            if left.is_zero() {
+                let seen = summary(&state);
+                // A panic under the lock would be a second one when the plane is dropped.
+                drop(state);
+                panic!("waited {bound:?} for {what}; requests: {seen:#?}");
+            }
             state = self.shared.changed.wait_timeout(state, left).expect("state").0;
         }
     }

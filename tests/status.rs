@@ -1,0 +1,135 @@
+//! The status server of the built binary (specification: start-and-worker §7).
+
+mod common;
+
+use common::agent::Setup;
+use common::{Act, Agent, Plane, SOON, dir, wait_for};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+/// Address that the agent says it listens on.
+fn address(agent: &Agent) -> String {
+    const SAID: &str = "Starting HTTP health check server on ";
+    agent.wait_text(SAID);
+    wait_for("the whole address", SOON, || {
+        let text = agent.text();
+        let (line, _) = text.split_once(SAID)?.1.split_once('\n')?;
+        Some(line.split_whitespace().next()?.to_owned())
+    })
+}
+
+/// Status, content type and body of a request; no method is checked.
+fn ask(address: &str, method: &str, path: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).expect("the status server");
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let kind = head.lines().find_map(|l| l.to_lowercase().strip_prefix("content-type: ").map(str::to_owned)).unwrap_or_default();
+    (status, kind, body.to_owned())
+}
+
+fn get(address: &str, path: &str) -> (u16, String) {
+    let (status, _, body) = ask(address, "GET", path);
+    (status, body)
+}
+
+#[test]
+fn an_agent_with_port_0_says_where_it_listens_and_answers_every_path() {
+    let (work, plane) = (dir(), Plane::with_intervals(1, 1, 1));
+    let agent = Setup::script("#!/bin/sh\ntouch \"$DIR/up\"\nuntil [ -e \"$DIR/go\" ]; do sleep 0.05; done\n")
+        .arg(&["--health-check-addr", "127.0.0.1:0", "--spawn", "2"])
+        .start(&plane, work.path());
+    let at = address(&agent);
+    assert!(!at.ends_with(":0"), "{at}");
+    assert_eq!(ask(&at, "GET", "/"), (200, "text/plain; charset=utf-8".into(), "OK: Buildkite agent is running".into()));
+    assert_eq!(ask(&at, "DELETE", "/").0, 200, "no method is checked");
+    for path in ["/nothing", "/agent/", "/agent/0", "/agent/3", "/agent/1/x", "//"] {
+        assert_eq!(get(&at, path), (404, "404 page not found".into()), "{path}");
+    }
+    plane
+        .wait("two heartbeats", SOON, |s| (s.requests.iter().filter(|r| r.is("POST", "/heartbeat") && r.ended.is_some()).count() >= 2).then_some(()));
+    wait_for("the heartbeats to show", SOON, || {
+        [1, 2].iter().all(|i| get(&at, &format!("/agent/{i}")).1.starts_with("OK: last heartbeat successful ")).then_some(())
+    });
+
+    let (status, kind, body) = ask(&at, "GET", "/status.json");
+    assert!(status == 200 && kind.starts_with("application/json") && body.ends_with("}\n"), "{kind} {body}");
+    let idle: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&idle["health"], &idle["aggregate_status"]), (&"ok".into(), &"idle".into()));
+    let workers = idle["workers"].as_array().unwrap();
+    assert_eq!(workers.iter().map(|w| w["spawn_index"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
+    assert!(workers.iter().all(|w| w["status"] == "idle" && w["id"].as_str().unwrap().starts_with("agent-") && w.get("current_job_id").is_none()));
+
+    let job = plane.job(&[("DIR", work.path().to_str().unwrap()), ("BUILDKITE_AGENT_META_DATA_QUEUE", "q")]);
+    wait_for("the job to run", SOON, || work.path().join("up").exists().then_some(()));
+    let busy: serde_json::Value = serde_json::from_str(&get(&at, "/status.json").1).unwrap();
+    assert_eq!(busy["aggregate_status"], "busy");
+    let at_work: Vec<_> = busy["workers"].as_array().unwrap().iter().filter(|w| w["status"] == "busy").collect();
+    assert_eq!((at_work.len(), &at_work[0]["current_job_id"]), (1, &job.clone().into()));
+    assert!(get(&at, "/metrics").1.contains("buildkite_agent_jobs_running{priority=\"0\",queue=\"q\"} 1\n"));
+    let (status, kind, page) = ask(&at, "GET", "/status");
+    assert!(status == 200 && kind.starts_with("text/html") && page.contains(&job), "{kind} {page}");
+    std::fs::write(work.path().join("go"), "").unwrap();
+    plane.wait_finish(&job);
+    wait_for("the worker to be idle", SOON, || get(&at, "/status.json").1.contains("\"aggregate_status\":\"idle\"").then_some(()));
+    assert!(get(&at, "/metrics").1.contains("buildkite_agent_jobs_ended_total{priority=\"0\",queue=\"q\"} 1\n"));
+}
+
+#[test]
+fn every_metric_of_the_specification_is_there_from_the_start() {
+    let (work, plane) = (dir(), Plane::start());
+    plane.rule("POST", "/connect", 1, Act::Hold);
+    let agent = Setup::script("#!/bin/sh\n").arg(&["--health-check-addr", "127.0.0.1:0"]).start(&plane, work.path());
+    let at = address(&agent);
+    plane.wait_request("POST", "/connect", 1);
+    assert_eq!(get(&at, "/agent/1"), (200, "OK: no heartbeat yet".into()), "also before it is connected");
+    let (status, kind, text) = ask(&at, "GET", "/metrics");
+    assert!(status == 200 && kind.starts_with("text/plain"), "{kind}");
+    for counter in [
+        "workers_ended_total",
+        "pings_sent_total",
+        "pings_errors_total",
+        "logs_chunks_uploaded_total",
+        "logs_bytes_uploaded_total",
+        "logs_compressed_bytes_uploaded_total",
+        "logs_chunk_uploads_errored_total",
+        "logs_bytes_uploads_errored_total",
+    ] {
+        assert!(text.contains(&format!("\nbuildkite_agent_{counter} 0\n")), "{counter}: {text}");
+    }
+    assert!(text.contains("\nbuildkite_agent_workers_started_total 1\n"), "{text}");
+    let kinds = [
+        ("pings_actions_total", "counter"),
+        ("jobs_started_total", "counter"),
+        ("jobs_ended_total", "counter"),
+        ("jobs_running", "gauge"),
+        ("pings_duration_seconds_total", "histogram"),
+        ("pings_wait_duration_seconds_total", "histogram"),
+        ("logs_upload_duration_seconds_total", "histogram"),
+        ("logs_chunk_size_bytes", "histogram"),
+    ];
+    for (name, kind) in kinds {
+        assert!(text.contains(&format!("# TYPE buildkite_agent_{name} {kind}\n")), "{name}: {text}");
+    }
+}
+
+#[test]
+fn a_worker_whose_heartbeats_were_given_up_says_so() {
+    let (work, plane) = (dir(), Plane::with_intervals(1, 1, 1));
+    let agent = Setup::script("#!/bin/sh\n").arg(&["--health-check-addr", "127.0.0.1:0"]).start(&plane, work.path());
+    let at = address(&agent);
+    plane.wait_request("POST", "/heartbeat", 1);
+    wait_for("the heartbeat to show", SOON, || get(&at, "/agent/1").1.contains("successful").then_some(()));
+    plane.rule("POST", "/heartbeat", 100, Act::Status(422));
+    wait_for("the failure to show", SOON, || {
+        let (status, body) = get(&at, "/agent/1");
+        (status == 500).then(|| {
+            assert!(
+                body.starts_with("ERROR: last heartbeat failed: ") && body.contains(". last successful was ") && body.ends_with(" ago"),
+                "{body}"
+            );
+        })
+    });
+}
