@@ -1,7 +1,8 @@
-//! Which transitions runs make, against those that are known; and diagrams drawn from them.
+//! Which transitions runs make, against those that exist; and diagrams drawn from them.
 //!
-//! Known transitions are those that some run or some test of the core has made: `sim/transitions.txt`, one a line. Those that the
-//! simulated world cannot reach stand in it with the reason behind `#`.
+//! `sim/transitions.txt` lists the transitions that exist, one a line: all that some test of the core or some run has made. The
+//! tests of the core fail while one that they make is missing there. `sim/coverage-exceptions.txt` gives the reason for each that
+//! the simulated world cannot reach.
 
 use crate::run::{Report, Step};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,29 +16,41 @@ pub struct Coverage {
     runs: u64,
 }
 
-fn list() -> PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("transitions.txt")
+const LIST: &str = "transitions.txt";
+const EXCEPTIONS: &str = "coverage-exceptions.txt";
+
+fn file(name: &str) -> PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
 fn line(step: &Step) -> String {
     format!("{}: {} --{}--> {}", step.0, step.1, step.2, step.3)
 }
 
-/// The known transitions, each with the reason why no run reaches it, if there is one.
-fn known() -> Result<BTreeMap<String, String>, String> {
-    let path = list();
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(e) => return Err(format!("{}: {e}", path.display())),
+/// The lines of a list, without comments.
+fn lines(name: &str) -> Result<Vec<String>, String> {
+    let path = file(name);
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect())
+}
+
+/// The transitions that exist.
+fn known() -> Result<BTreeSet<String>, String> {
+    Ok(lines(LIST)?.into_iter().collect())
+}
+
+/// Those that no run can make, each with its reason.
+fn excused() -> Result<BTreeMap<String, String>, String> {
+    let known = known()?;
+    let split = |l: String| match l.split_once('#') {
+        Some((step, reason)) if !reason.trim().is_empty() => Ok((step.trim().to_owned(), reason.trim().to_owned())),
+        _ => Err(format!("{EXCEPTIONS}: no reason is given in `{l}`")),
     };
-    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
-    Ok(lines
-        .map(|l| match l.split_once('#') {
-            Some((step, reason)) => (step.trim().to_owned(), reason.trim().to_owned()),
-            None => (l.to_owned(), String::new()),
-        })
-        .collect())
+    let excused: BTreeMap<String, String> = lines(EXCEPTIONS)?.into_iter().map(split).collect::<Result<_, _>>()?;
+    match excused.keys().find(|step| !known.contains(*step)) {
+        Some(step) => Err(format!("{EXCEPTIONS}: `{step}` is not in {LIST}")),
+        None => Ok(excused),
+    }
 }
 
 impl Coverage {
@@ -50,60 +63,56 @@ impl Coverage {
         }
     }
 
-    /// The list of what was reached and what was not, and the share of the reachable ones that was, in percent.
+    /// The list of what was reached and what was not, and the share that was, in percent.
     ///
     /// # Errors
-    /// The list of known transitions cannot be read.
+    /// A list cannot be read, or an exception has no reason or names nothing that exists.
     pub fn table(&self) -> Result<(String, u64), String> {
-        let known = known()?;
+        let (known, excused) = (known()?, excused()?);
         let seen: BTreeSet<String> = self.seen.keys().map(line).collect();
         let mut out = String::new();
         let _ = writeln!(out, "{} runs made {} transitions", self.runs, seen.len());
-        let mut machines: BTreeMap<&str, u64> = BTreeMap::new();
-        for step in self.seen.keys() {
-            *machines.entry(step.0).or_default() += 1;
+        let all: BTreeSet<&String> = known.union(&seen).collect();
+        let mut machines: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for step in &all {
+            let (made, exist) = machines.entry(step.split(':').next().unwrap_or_default()).or_default();
+            *exist += 1;
+            *made += u64::from(seen.contains(*step));
         }
-        for (machine, n) in machines {
-            let _ = writeln!(out, "  {machine:<12} {n}");
+        for (machine, (made, exist)) in machines {
+            let _ = writeln!(out, "  {machine:<12} {made:>3} of {exist}");
         }
-        let missing: Vec<_> = known.iter().filter(|(step, _)| !seen.contains(*step)).collect();
-        let (excused, never): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(_, reason)| !reason.is_empty());
-        if !never.is_empty() {
-            let _ = writeln!(out, "never reached:");
-        }
-        for (step, _) in &never {
+        let never: Vec<_> = known.iter().filter(|step| !seen.contains(*step) && !excused.contains_key(*step)).collect();
+        let _ = writeln!(out, "not reached, without a reason: {}", never.len());
+        for step in &never {
             let _ = writeln!(out, "  {step}");
         }
-        if !excused.is_empty() {
-            let _ = writeln!(out, "not reached, with a reason:");
-        }
-        for (step, reason) in &excused {
+        let _ = writeln!(out, "not reached, with a reason:");
+        for (step, reason) in excused.iter().filter(|(step, _)| !seen.contains(*step)) {
             let _ = writeln!(out, "  {step}  ({reason})");
         }
-        let new: Vec<_> = seen.iter().filter(|s| !known.contains_key(*s)).collect();
-        if !new.is_empty() {
-            let _ = writeln!(out, "{} made that are not in the list of known ones (coverage --learn adds them)", new.len());
+        for step in excused.keys().filter(|step| seen.contains(*step)) {
+            let _ = writeln!(out, "reached after all, so {EXCEPTIONS} need not excuse it: {step}");
         }
-        let all = (known.len() + new.len()) as u64;
-        let percent = (seen.len() as u64 * 100).checked_div(all).unwrap_or(100);
-        let _ = writeln!(out, "{percent} % of {all} known transitions were reached");
+        let new = seen.iter().filter(|s| !known.contains(*s)).count();
+        if new > 0 {
+            let _ = writeln!(out, "{new} made that are not in {LIST} (coverage --learn adds them)");
+        }
+        let percent = (seen.len() as u64 * 100).checked_div(all.len() as u64).unwrap_or(100);
+        let _ = writeln!(out, "{percent} % of the {} transitions that exist were reached; {} are excused", all.len(), excused.len());
         Ok((out, percent))
     }
 
-    /// Adds the transitions made to the list of known ones.
+    /// Adds the transitions made to the list of those that exist.
     ///
     /// # Errors
     /// The list cannot be read or written.
     pub fn learn(&self) -> Result<(), String> {
         let mut known = known()?;
-        for step in self.seen.keys() {
-            known.insert(line(step), String::new());
-        }
-        let mut text = String::from("# Transitions that runs or tests have made; behind `#` why the simulated world does not reach one.\n");
-        for (step, reason) in known {
-            let _ = if reason.is_empty() { writeln!(text, "{step}") } else { writeln!(text, "{step} # {reason}") };
-        }
-        std::fs::write(list(), text).map_err(|e| format!("{}: {e}", list().display()))
+        known.extend(self.seen.keys().map(line));
+        let text = "# Transitions that exist: made by a test of the core, or by a run of the simulator. Regenerated, not edited.\n".to_owned();
+        let text = known.iter().fold(text, |text, line| text + line + "\n");
+        std::fs::write(file(LIST), text).map_err(|e| format!("{LIST}: {e}"))
     }
 
     /// A mermaid diagram for each machine.

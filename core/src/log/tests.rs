@@ -87,7 +87,18 @@ impl Rig {
     }
 
     fn event(&mut self, event: LogEvent) {
+        let from = self.seen.len();
         self.stream.handle(self.now, event, &mut self.seen);
+        self.note(from);
+    }
+
+    /// Transitions made are held against the list of those that exist.
+    fn note(&self, from: usize) {
+        for command in &self.seen[from..] {
+            if let LogCommand::Transition(t) = command {
+                crate::testing::transitions::made(t);
+            }
+        }
     }
 
     fn prints(&mut self, text: &str) {
@@ -107,7 +118,9 @@ impl Rig {
         let end = self.now + d;
         while let Some(at) = self.stream.deadline().filter(|at| *at <= end) {
             self.now = self.now.max(at);
+            let from = self.seen.len();
             self.stream.expire(self.now, &mut self.seen);
+            self.note(from);
             assert!(self.stream.deadline().is_none_or(|d| d > self.now), "a timer that is due stays due");
         }
         self.now = end;

@@ -34,7 +34,10 @@ fn running() -> Bench {
 
 impl Bench {
     fn feed(&mut self, event: ProcessEvent) -> Option<ProcessVerdict> {
-        self.process.handle(self.now, event, &mut self.out)
+        let from = self.out.len();
+        let verdict = self.process.handle(self.now, event, &mut self.out);
+        self.note(from);
+        verdict
     }
 
     fn at(&mut self, millis: u64) -> &mut Bench {
@@ -43,10 +46,21 @@ impl Bench {
             && due <= until
         {
             self.now = self.now.max(due);
+            let from = self.out.len();
             self.process.expire(self.now, &mut self.out);
+            self.note(from);
         }
         self.now = until;
         self
+    }
+
+    /// Transitions made are held against the list of those that exist.
+    fn note(&self, from: usize) {
+        for command in &self.out[from..] {
+            if let AgentCommand::Transition(t) = command {
+                crate::testing::transitions::made(t);
+            }
+        }
     }
 
     /// Commands since the last look, by kind.
@@ -62,7 +76,9 @@ impl Bench {
     }
 
     fn interrupt(&mut self) {
+        let from = self.out.len();
         self.process.interrupt(self.now, &mut self.out);
+        self.note(from);
     }
 }
 

@@ -246,3 +246,5 @@ pub fn check<W: World>(cases: u32) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod transitions;

@@ -115,7 +115,7 @@ fn a_machine_that_keeps_the_contract_passes() {
 }
 
 fn breach<W: World>(part: &str) {
-    let err = std::panic::catch_unwind(|| check::<W>(256)).expect_err("the breach must be noticed");
+    let err = std::panic::catch_unwind(|| check::<W>(2_000)).expect_err("the breach must be noticed");
     let text = err.downcast_ref::<String>().cloned().unwrap_or_default();
     assert!(text.contains(part), "expected {part:?} in {text}");
 }

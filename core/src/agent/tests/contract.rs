@@ -132,6 +132,7 @@ fn completes(event: &AgentEvent) -> Option<RequestId> {
 impl Surroundings {
     fn observe(&mut self, command: &AgentCommand) {
         let kind = match command {
+            AgentCommand::Transition(t) => return testing::transitions::may_be_made(t),
             AgentCommand::Call { call, .. } => {
                 let job = match &call.operation {
                     Operation::Accept { job } | Operation::Acquire { job, .. } => job.clone(),

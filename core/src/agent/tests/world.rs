@@ -266,6 +266,9 @@ impl World {
                 self.agent.expire(self.now, &mut out);
             }
             for command in out {
+                if let AgentCommand::Transition(t) = &command {
+                    crate::testing::transitions::made(t);
+                }
                 self.execute(&command);
                 self.trace.push((self.now, command));
             }

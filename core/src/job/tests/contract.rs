@@ -154,6 +154,7 @@ impl World for Surroundings {
 
     fn observe(&mut self, _: Instant, command: &AgentCommand) {
         match command {
+            AgentCommand::Transition(t) => crate::testing::transitions::may_be_made(t),
             AgentCommand::Call { id, call } => match call.operation {
                 Operation::JobState { .. } => {
                     assert!(self.started && !self.exited, "I6: polls only while the process runs");

@@ -118,6 +118,11 @@ impl Bench {
     }
 
     fn record(&mut self, from: usize) {
+        for command in &self.out[from..] {
+            if let AgentCommand::Transition(t) = command {
+                crate::testing::transitions::made(t);
+            }
+        }
         self.trace.extend(self.out[from..].iter().map(|c| (self.now, c.clone())));
     }
 

@@ -32,7 +32,11 @@ impl World for Surroundings {
         if let LogEvent::Settled { id, .. } = event { Some(*id) } else { None }
     }
 
-    fn observe(&mut self, _: Instant, _: &LogCommand) {}
+    fn observe(&mut self, _: Instant, command: &LogCommand) {
+        if let LogCommand::Transition(t) = command {
+            crate::testing::transitions::may_be_made(t);
+        }
+    }
 
     fn draw(&mut self, rng: &mut Rng, outstanding: &BTreeSet<RequestId>) -> Option<LogEvent> {
         self.wall += rng.below(1_500_000_000) as i64;
