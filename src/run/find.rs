@@ -41,7 +41,7 @@ pub(super) fn read(path: &Path) -> Result<(String, Vec<u8>), String> {
 }
 
 /// What git knows of the working tree; without git, what the specification says for nothing.
-pub(super) fn describe(dir: &Path) -> BuildSpec {
+pub(crate) fn describe(dir: &Path) -> BuildSpec {
     let git = |args: &[&str]| {
         let out = Command::new("git").args(args).current_dir(dir).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
         let text = String::from_utf8_lossy(&out.stdout).trim_end().to_owned();

@@ -1,7 +1,7 @@
 //! `run`: a pipeline on this machine, without an account. The plane listens on loopback, an ordinary agent works for it, jobs run in
 //! the working tree (specification: local-control-plane).
 
-mod find;
+pub(crate) mod find;
 mod lines;
 mod screen;
 mod summary;

@@ -80,6 +80,7 @@ impl Plane {
             label,
             created_at: now,
             runnable_at: None,
+            accepted_at: None,
             started_at: None,
             finish: None,
             promised: None,

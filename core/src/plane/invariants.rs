@@ -67,7 +67,7 @@ impl Plane {
             if job.retried_by.is_some() && matches!(job.state, JobState::Canceled(_)) {
                 return Err(format!("job {i} was canceled and retried"));
             }
-            let times = [Some(job.created_at), job.runnable_at, job.started_at, job.state.report().map(|r| r.at)];
+            let times = [Some(job.created_at), job.runnable_at, job.accepted_at, job.started_at, job.state.report().map(|r| r.at)];
             if !times.iter().flatten().is_sorted() {
                 return Err(format!("the times of job {i} are out of order: {times:?}"));
             }

@@ -37,6 +37,7 @@ impl Plane {
 
     fn take(&mut self, now: Instant, no: AgentNo, job: usize, event: &'static str, out: &mut Out) -> Answer {
         self.jobs[job].accepted_by.push(no);
+        self.jobs[job].accepted_at = Some(now);
         self.set_job(job, event, JobState::Accepted { agent: no, until: now + PLANE_START }, out);
         self.settle(now, self.jobs[job].build, out);
         self.job_object(job, no)

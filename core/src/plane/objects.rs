@@ -127,6 +127,8 @@ pub struct PlaneJob {
     pub created_at: Instant,
     /// When it became ready.
     pub runnable_at: Option<Instant>,
+    /// Time of the accept call.
+    pub accepted_at: Option<Instant>,
     /// Time of the start call.
     pub started_at: Option<Instant>,
     /// The finish body that was taken; at most one ever is.

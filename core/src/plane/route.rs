@@ -145,7 +145,8 @@ impl Plane {
                 json(200, &json!({"uuid": self.builds[b].id}))
             }),
             ("GET", []) => self.people(request, target).and_then(|()| self.build_page()),
-            ("GET", ["builds", number]) => self.people(request, target).and_then(|()| self.numbered_page(number)),
+            ("GET", ["builds", number]) => self.people(request, target).and_then(|()| self.numbered_page(number, target)),
+            ("POST", ["builds"]) => self.people(request, target).and_then(|()| self.post_build(now, request, target, out)),
             ("GET", ["jobs", job, "log"]) => self.people(request, target).and_then(|()| self.log_page(job)),
             _ => Err(Refusal(404, format!("no such endpoint: {} {}", request.method, request.path.split('?').next().unwrap_or_default()))),
         }

@@ -374,3 +374,25 @@ fn pages_show_the_build_and_the_log() {
     assert!(text.contains("failed") && text.contains(&held.id) && text.contains("exit status 1"), "{text}");
     assert_eq!(page(&mut bench, "builds/1").unwrap().lines().count(), 3);
 }
+
+#[test]
+fn people_make_builds_and_programs_read_them() {
+    let mut bench = Bench::new();
+    let peer = bench.agent(&[]);
+    let mut post = |path: &str, body: &str| {
+        let id = bench.send_to("POST", path.into(), "", body.to_owned());
+        bench.answer(id).unwrap()
+    };
+    assert_eq!(post("/builds", "steps: [{command: make}]").0, 401);
+    let (status, refusal) = post("/builds?token=reg", "steps: [{command: a, matrix: [1]}]");
+    assert_eq!(status, 422);
+    assert!(refusal["message"].as_str().unwrap().contains("matrix"), "{refusal}");
+    assert_eq!(post("/builds?token=reg", "").0, 422);
+    let (status, answer) = post("/builds?token=reg&branch=topic", "env: {A: $BUILDKITE_BRANCH}\nsteps: [{command: make}]");
+    assert_eq!((status, &answer["number"]), (201, &json!(1)));
+    let held = bench.begin(&peer).unwrap();
+    assert_eq!((&held.env["A"], &held.env["BUILDKITE_BRANCH"]), (&json!("topic"), &json!("topic")));
+    let (_, build) = bench.call("GET", "builds/1?format=json&token=reg", "", Value::Null);
+    assert_eq!((&build["state"], &build["jobs"][0]["state"]), (&json!("running"), &json!("running")));
+    assert_eq!(build["jobs"][0]["accepted_after_microseconds"], 0);
+}
