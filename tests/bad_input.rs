@@ -4,7 +4,7 @@
 mod common;
 
 use common::agent::Setup;
-use common::{Act, Agent, Job, Plane, SOON, dir, wait_for};
+use common::{Act, Agent, Job, Plane, SOON, dir, each, wait_for};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -168,11 +168,12 @@ fn undecodable_answers_everywhere_cost_a_retry_and_nothing_else() {
 
 #[test]
 fn intervals_that_are_zero_negative_or_absent_have_defaults() {
-    for registration in [
+    let registrations = [
         json!({"id": "agent-1", "name": "n", "access_token": "session-1", "ping_interval": 0, "job_status_interval": 0, "heartbeat_interval": 0}),
         json!({"id": "agent-1", "name": "n", "access_token": "session-1", "ping_interval": -3, "job_status_interval": -1, "heartbeat_interval": -60}),
         json!({"id": "agent-1", "name": "n", "access_token": "session-1"}),
-    ] {
+    ];
+    each(registrations, |registration| {
         let (work, plane) = (dir(), Plane::start());
         plane.rule("POST", "/register", 1, Act::Json(registration.clone()));
         let job = edited(&plane, &[("DIR", work.path().to_str().unwrap())], |body| {
@@ -188,7 +189,7 @@ fn intervals_that_are_zero_negative_or_absent_have_defaults() {
         let calls = plane.with(|s| s.requests.len());
         assert!(calls < 40, "{calls} calls: an interval of nothing is no reason to ask for ever");
         unharmed(&agent);
-    }
+    });
 }
 
 #[test]

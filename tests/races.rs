@@ -4,7 +4,7 @@
 mod common;
 
 use common::agent::Setup;
-use common::{Act, Agent, Job, Plane, SOON, alive, dir, kill, pid_in, wait_for};
+use common::{Act, Agent, Job, Plane, SOON, alive, dir, each, kill, pid_in, wait_for};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -96,13 +96,14 @@ fn r34_after_a_burst_that_could_not_be_sent_a_trickle_needs_neither_memory_nor_c
 fn r35_a_background_child_that_prints_for_ever_delays_the_finish_by_the_drain_bound_only() {
     // Deaf to the hang-up of the terminal, in the leader's group and in a session of its own.
     let script = "#!/bin/sh\necho result\nset --\n$HOW sh -c 'trap \"\" HUP TERM; echo $$ > \"$DIR/child\"; while :; do echo late; sleep 0.02; done' &\nuntil [ -s \"$DIR/child\" ]; do sleep 0.01; done\nexit 6\n";
-    for (args, how, bound) in [
+    let cases = [
         (&[][..], "", Duration::from_secs(12)),
         (&[], "setsid", Duration::from_secs(12)),
         // S + 1 s = 3 s.
         (&["--no-pty"], "", Duration::from_secs(5)),
         (&["--no-pty"], "setsid", Duration::from_secs(5)),
-    ] {
+    ];
+    each(cases, |(args, how, bound)| {
         let (work, plane) = (dir(), Plane::start());
         let job = plane.job(&[("DIR", work.path().to_str().unwrap()), ("HOW", how)]);
         let _agent = Setup::script(script).arg(args).start(&plane, work.path());
@@ -115,13 +116,13 @@ fn r35_a_background_child_that_prints_for_ever_delays_the_finish_by_the_drain_bo
         let took = took(&plane, &job);
         assert!(took < bound, "{args:?} {how}: {took:?}");
         assert!(survives || args.is_empty(), "{how}: nobody signals what a job leaves behind");
-    }
+    });
 }
 
 #[test]
 fn r36_what_is_printed_in_the_first_millisecond_is_all_there() {
     const JOBS: usize = 100;
-    for (args, end) in [(&[][..], "\r\n"), (&["--no-pty"], "\n")] {
+    each([(&[][..], "\r\n"), (&["--no-pty"], "\n")], |(args, end)| {
         let (work, plane) = (dir(), Plane::start());
         // 1 byte to 100 KB, with lines of changing lengths.
         let text = |n: usize| {
@@ -145,16 +146,15 @@ fn r36_what_is_printed_in_the_first_millisecond_is_all_there() {
             assert!(done.text() == *expected, "{args:?}: repetition {n}: {} of {} bytes", done.text().len(), expected.len());
             assert_eq!(result(&done), (Some("0"), None, None), "{args:?}: repetition {n}");
         }
-    }
+    });
 }
 
 #[test]
 fn r41_the_innermost_process_gets_the_first_signal() {
     // Deaf to the hang-up that the kernel sends when the shells around it die first.
     let prog = "#!/bin/sh\ntrap '' HUP\ntrap 'echo innermost > \"$DIR/marker\"; exit 0' TERM\ntouch \"$DIR/up\"\nwhile :; do sleep 0.05; done\n";
-    for (builtin, command) in
-        [(true, "sh -c 'sh \"$DIR/prog\"; true'"), (true, "bash \"$DIR/outer\""), (false, "sh -c 'sh \"$DIR/prog\"; true'; true")]
-    {
+    let cases = [(true, "sh -c 'sh \"$DIR/prog\"; true'"), (true, "bash \"$DIR/outer\""), (false, "sh -c 'sh \"$DIR/prog\"; true'; true")];
+    each(cases, |(builtin, command)| {
         for args in [&[][..], &["--no-pty"]] {
             let (work, plane) = (dir(), Plane::start());
             std::fs::write(work.path().join("prog"), prog).unwrap();
@@ -170,7 +170,7 @@ fn r41_the_innermost_process_gets_the_first_signal() {
             let marker = std::fs::read_to_string(work.path().join("marker"));
             assert_eq!(marker.ok().as_deref(), Some("innermost\n"), "{command} {args:?}: {}", done.text());
         }
-    }
+    });
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn r42_leftovers_of_a_normal_end_touch_nothing_of_the_next_job() {
         setsid sh -c 'trap \"\" PIPE; echo $$ > \"$DIR/c\"; while :; do echo old 2>/dev/null; sleep 0.02; done' &\n\
         until [ -s \"$DIR/a\" ] && [ -s \"$DIR/b\" ] && [ -s \"$DIR/c\" ]; do sleep 0.01; done\n\
         echo one\n";
-    for args in [&[][..], &["--no-pty"]] {
+    each([&[][..], &["--no-pty"]], |args| {
         let (work, plane) = (dir(), Plane::start());
         let place = ("DIR", work.path().to_str().unwrap());
         let agent = Setup::script(script).arg(args).start(&plane, work.path());
@@ -204,7 +204,7 @@ fn r42_leftovers_of_a_normal_end_touch_nothing_of_the_next_job() {
         wait_for("the descriptors of both jobs to be closed", SOON, || (agent.descriptors() <= baseline).then_some(()));
         left.into_iter().for_each(kill);
         assert_eq!(living, [true; 3], "{args:?}: nobody signals what an uncancelled job leaves behind");
-    }
+    });
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn r45_a_protected_agent_does_not_protect_its_jobs() {
 
 #[test]
 fn r46_an_executor_that_is_killed_is_reported_without_waiting_for_its_command() {
-    for (args, bound) in [(&[][..], Duration::from_secs(12)), (&["--no-pty"], Duration::from_secs(5))] {
+    each([(&[][..], Duration::from_secs(12)), (&["--no-pty"], Duration::from_secs(5))], |(args, bound)| {
         let (work, plane) = (dir(), Plane::start());
         let job = plane.command(
             work.path(),
@@ -330,7 +330,7 @@ fn r46_an_executor_that_is_killed_is_reported_without_waiting_for_its_command() 
         assert!(took < bound, "{args:?}: {took:?}");
         assert_eq!(done.finishes, 1);
         next_is_fine(&plane, work.path(), &agent);
-    }
+    });
 }
 
 #[test]

@@ -14,6 +14,15 @@ use std::time::Duration;
 /// Bound of waits that should end at once but share a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// Plays every case at the same time: most of their time is waiting.
+pub fn each<T: Send>(cases: impl IntoIterator<Item = T>, play: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| play(case));
+        }
+    });
+}
+
 /// A private directory that vanishes with the test.
 pub fn dir() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("ibex-e2e-").tempdir().expect("a temporary directory")
