@@ -165,7 +165,7 @@ impl Screen {
         }
     }
 
-    /// A job that nobody here can run would wait for ever (local-control-plane §5.2 [D]).
+    /// A job that nobody here can run would wait for ever (local-control-plane §5.2, a decision).
     fn look_for_unrunnable(&mut self, plane: &Plane) {
         if plane.agents().len() < self.workers {
             return;

@@ -32,7 +32,7 @@ impl Summary {
         Summary { state: build.state, rows: rows.collect() }
     }
 
-    /// Exit status of the run (local-control-plane §8.3 [D]).
+    /// Exit status of the run (local-control-plane §8.3, a decision).
     pub(super) fn exit_code(&self) -> u8 {
         match self.state {
             BuildState::Passed | BuildState::NotRun => 0,

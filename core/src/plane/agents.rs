@@ -138,7 +138,7 @@ impl Plane {
             && step.agents.iter().filter(|(k, _)| k != "queue").all(|(k, v)| agent.has_tag(k, v))
     }
 
-    /// Ready jobs that no agent of the plane can run, now or later as it stands (local-control-plane §5.2 [D]).
+    /// Ready jobs that no agent of the plane can run, now or later as it stands (local-control-plane §5.2, a decision).
     pub fn unrunnable_jobs(&self) -> Vec<&super::PlaneJob> {
         let candidates: Vec<&PlaneAgent> = self.agents.values().filter(|a| !a.ignore_in_dispatches && a.state != AgentState::Disconnected).collect();
         let jobs = self.ready.iter().map(|(_, _, job)| *job);

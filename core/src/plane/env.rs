@@ -91,7 +91,7 @@ impl BuildSpec {
         env
     }
 
-    /// What a pipeline document is interpolated with: as an uploading job would have it (local-control-plane §2.1 [D]).
+    /// What a pipeline document is interpolated with: as an uploading job would have it (local-control-plane §2.1, a decision).
     pub fn upload_env(&self) -> BTreeMap<String, String> {
         let mut env = self.env.clone();
         env.extend(self.standard_env());

@@ -28,7 +28,7 @@ pub struct PlaneConfig {
     pub chunk_bytes: u64,
     /// `chunks_interval_seconds`.
     pub chunk_interval: u64,
-    /// Give jobs to agents of any queue (local-control-plane §5.2 [D]).
+    /// Give jobs to agents of any queue (local-control-plane §5.2, a decision).
     pub any_queue: bool,
     /// Answer a repeated accept of the same agent with the same job, where the hosted service answers 422.
     pub accept_again: bool,
