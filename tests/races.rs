@@ -94,8 +94,8 @@ fn r34_after_a_burst_that_could_not_be_sent_a_trickle_needs_neither_memory_nor_c
 
 #[test]
 fn r35_a_background_child_that_prints_for_ever_delays_the_finish_by_the_drain_bound_only() {
-    // Deaf to the hang-up of the terminal, in the leader's group and in a session of its own.
-    let script = "#!/bin/sh\necho result\nset --\n$HOW sh -c 'trap \"\" HUP TERM; echo late; echo $$ > \"$DIR/child\"; while :; do echo late; sleep 0.02; done' &\nuntil [ -s \"$DIR/child\" ]; do sleep 0.01; done\nexit 6\n";
+    // Deaf to the hang-up of the terminal and to the end of the pipe, in the leader's group and in a session of its own.
+    let script = "#!/bin/sh\necho result\nset --\n$HOW sh -c 'trap \"\" HUP TERM PIPE; echo late; echo $$ > \"$DIR/child\"; while :; do echo late; sleep 0.02; done' &\nuntil [ -s \"$DIR/child\" ]; do sleep 0.01; done\nexit 6\n";
     let cases = [
         (&[][..], "", Duration::from_secs(12)),
         (&[], "setsid", Duration::from_secs(12)),
