@@ -42,6 +42,45 @@ fn the_hello_example_passes_with_a_readable_log() {
 }
 
 #[test]
+fn the_upload_example_runs_what_its_first_step_uploads_before_what_stands_behind_the_wait() {
+    let (code, out, err) = output(&["examples/upload/pipeline.yml"]);
+    assert_eq!(code, 0, "{out}\n{err}");
+    let at = |part: &str| out.find(part).unwrap_or_else(|| panic!("no {part:?} in\n{out}"));
+    let report = at("report | everything after the wait comes last");
+    for part in ["building the server", "building the client"] {
+        assert!(at("plan   | -- passed") < at(part) && at(part) < report, "{out}");
+    }
+    let rows = out.split_once("step").unwrap().1;
+    assert!(["plan", "server", "client", "report"].iter().all(|s| rows.contains(s)), "{out}");
+}
+
+#[test]
+fn an_upload_that_cannot_be_run_fails_its_step_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("more.yml"), "steps:\n  - command: a\n    matrix: [1]\n").unwrap();
+    let command = format!("buildkite-agent pipeline upload {}", dir.path().join("more.yml").display());
+    let file = pipeline(dir.path(), &format!("steps:\n  - label: up\n    command: {command}\n"));
+    let (code, out, _) = output(&[&file]);
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("pipeline upload rejected: upload: step 1 (a), matrix: the embedded control plane does not do this"), "{out}");
+}
+
+#[test]
+fn an_upload_replaces_what_has_not_started_and_a_step_asks_for_another_ones_outcome() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("more.yml"),
+        "steps:\n  - label: new\n    command: echo plan is $(buildkite-agent step get outcome --step plan)\n",
+    )
+    .unwrap();
+    let command = format!("buildkite-agent pipeline upload --no-interpolation --replace {}", dir.path().join("more.yml").display());
+    let file = pipeline(dir.path(), &format!("steps:\n  - key: plan\n    command: {command}\n  - wait\n  - label: old\n    command: echo never\n"));
+    let (code, out, err) = output(&[&file]);
+    assert_eq!(code, 0, "{out}\n{err}");
+    assert!(out.contains("plan is passed") && !out.contains("never") && !out.contains("old"), "{out}");
+}
+
+#[test]
 fn the_failing_example_fails_and_names_the_step() {
     let (code, out, _) = output(&["examples/failing/pipeline.yml"]);
     assert_eq!(code, 1);

@@ -64,6 +64,8 @@ pub const PLANE_BUILDS: usize = 10_000;
 pub const PLANE_JOBS_PER_BUILD: usize = 4_000;
 /// Jobs of one document. At it: the document is refused.
 pub const PLANE_JOBS_PER_DOCUMENT: usize = 500;
+/// Uploads of one build, rejected ones included. At it: refused.
+pub const PLANE_UPLOADS_PER_BUILD: usize = 500;
 /// Agents that a plane remembers. At it: those that have left are forgotten; if none has, registration is refused.
 pub const PLANE_AGENTS: usize = 10_000;
 /// Log bytes kept per job. Beyond it: bytes are passed on live and not kept.

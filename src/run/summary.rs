@@ -27,7 +27,7 @@ struct Row {
 impl Summary {
     /// Of the plane's only build.
     pub(super) fn of(plane: &Plane, build: &PlaneBuild) -> Summary {
-        let commands = build.steps.iter().filter(|s| matches!(s.spec, StepSpec::Command(_)));
+        let commands = build.steps.iter().filter(|s| !s.removed && matches!(s.spec, StepSpec::Command(_)));
         let rows = commands.flat_map(|s| s.jobs.iter().map(move |j| row(&plane.jobs()[*j], s.spec.title(), s.state)));
         Summary { state: build.state, rows: rows.collect() }
     }

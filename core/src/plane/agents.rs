@@ -156,7 +156,14 @@ impl Plane {
     pub(super) fn ready_key(&self, job: usize) -> super::ReadyKey {
         let j = &self.jobs[job];
         let priority = self.builds[j.build].command(j.step).map_or(0, |c| c.priority);
-        (Reverse(priority), j.runnable_at.unwrap_or(Instant::ZERO), job)
+        (Reverse(priority), self.ready_since(job), job)
+    }
+
+    /// How long a job has waited, for the order among runnable ones: uploaded ones as long as the one that uploaded them.
+    pub(super) fn ready_since(&self, job: usize) -> Instant {
+        let j = &self.jobs[job];
+        let uploaded = self.builds[j.build].steps[j.step].uploaded;
+        uploaded.map_or(j.runnable_at.unwrap_or(Instant::ZERO), |u| u.since)
     }
 
     /// Answers held pings that have something to say by now.

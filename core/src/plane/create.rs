@@ -1,10 +1,11 @@
 //! From a list of steps to a build and its jobs (local-control-plane §2.2, §5.1).
 
-use super::{BuildSpec, BuildState, JobLog, JobState, Out, Plane, PlaneBuild, PlaneCommand, PlaneJob, PlaneStep, StepState, transition};
+use super::{BuildSpec, BuildState, JobLog, JobState, Out, Plane, PlaneBuild, PlaneCommand, PlaneJob, PlaneStep, StepState, Uploaded, transition};
 use crate::limits::{PLANE_BUILDS, PLANE_JOBS_PER_DOCUMENT};
 use crate::machine::Instant;
 use crate::pipeline::StepSpec;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 impl Plane {
@@ -13,17 +14,11 @@ impl Plane {
         if self.builds.len() >= PLANE_BUILDS {
             return Err(format!("this plane has room for {PLANE_BUILDS} builds"));
         }
-        check_steps(&spec.steps)?;
+        check_steps(&spec.steps.iter().map(|s| (s, None)).collect::<Vec<_>>(), 0..spec.steps.len())?;
         let steps = std::mem::take(&mut spec.steps);
         let index = self.builds.len();
         let id = self.new_id();
-        let steps = steps.into_iter().map(|spec| PlaneStep {
-            id: self.new_id(),
-            state: if excluded(&spec) { StepState::Ignored } else { StepState::WaitingForDependencies },
-            spec,
-            jobs: Vec::new(),
-        });
-        let steps: Vec<PlaneStep> = steps.collect();
+        let steps: Vec<PlaneStep> = steps.into_iter().map(|spec| self.new_step(spec, None)).collect();
         let build = PlaneBuild {
             id: id.clone(),
             number: index as u32 + 1,
@@ -33,6 +28,7 @@ impl Plane {
             state: BuildState::Scheduled,
             canceled: false,
             meta_data: BTreeMap::new(),
+            uploads: BTreeMap::new(),
             annotations: BTreeMap::new(),
         };
         self.builds.push(build);
@@ -44,7 +40,12 @@ impl Plane {
         Ok(id)
     }
 
-    fn create_jobs(&mut self, now: Instant, build: usize, step: usize, out: &mut Out) {
+    pub(super) fn new_step(&mut self, spec: StepSpec, uploaded: Option<Uploaded>) -> PlaneStep {
+        let state = if excluded(&spec) { StepState::Ignored } else { StepState::WaitingForDependencies };
+        PlaneStep { id: self.new_id(), state, spec, jobs: Vec::new(), uploaded, removed: false }
+    }
+
+    pub(super) fn create_jobs(&mut self, now: Instant, build: usize, step: usize, out: &mut Out) {
         let Some(command) = self.builds[build].command(step) else { return };
         let state = match command {
             c if c.excluded => JobState::Broken,
@@ -119,17 +120,19 @@ fn label(label: &str, parallel: Option<(u32, u32)>) -> String {
     label.replace("%n", &i.to_string()).replace("%N", &number).replace("%t", &count).replace("%T", &count)
 }
 
-/// The rejections of local-control-plane §2.2 that concern the list as a whole.
-fn check_steps(steps: &[StepSpec]) -> Result<(), String> {
-    let mut keys: BTreeSet<&str> = BTreeSet::new();
+/// The rejections of local-control-plane §2.2 that concern the list as a whole: each step with the place of the one that
+/// uploaded it. Steps in `new` are the ones on trial, numbered from 1 in messages; their jobs are counted.
+pub(super) fn check_steps(steps: &[(&StepSpec, Option<usize>)], new: Range<usize>) -> Result<usize, String> {
+    let number = |i: usize| i + 1 - new.start;
+    let mut keys: BTreeSet<&str> = steps.iter().enumerate().filter(|(i, _)| !new.contains(i)).filter_map(|(_, (s, _))| s.key()).collect();
     let mut jobs: usize = 0;
-    for (i, step) in steps.iter().enumerate() {
+    for (i, (step, _)) in steps.iter().enumerate().filter(|(i, _)| new.contains(i)) {
         if let Some(key) = step.key() {
             if uuid::Uuid::try_parse(key).is_ok() && key.len() == 36 {
-                return Err(format!("step {}: the key `{key}` looks like a UUID", i + 1));
+                return Err(format!("step {}: the key `{key}` looks like a UUID", number(i)));
             }
             if !keys.insert(key) {
-                return Err(format!("step {}: the key `{key}` is used by another step", i + 1));
+                return Err(format!("step {}: the key `{key}` is used by another step", number(i)));
             }
         }
         if let StepSpec::Command(c) = step {
@@ -140,20 +143,36 @@ fn check_steps(steps: &[StepSpec]) -> Result<(), String> {
         return Err(format!("the pipeline makes {jobs} jobs; at most {PLANE_JOBS_PER_DOCUMENT} are possible"));
     }
     match cycle(steps) {
-        Some(i) => Err(format!("step {} (`{}`): its dependencies lead back to itself", i + 1, steps[i].title())),
-        None => Ok(()),
+        Some(i) if new.contains(&i) => Err(format!("step {} (`{}`): its dependencies lead back to itself", number(i), steps[i].0.title())),
+        // The list was in order before: the new steps have closed the circle.
+        Some(i) => Err(format!("the new steps make the dependencies of `{}` lead back to itself", steps[i].0.title())),
+        None => Ok(jobs),
     }
 }
 
-/// The first step that depends on itself, through explicit or implicit dependencies.
-fn cycle(steps: &[StepSpec]) -> Option<usize> {
-    let keys: BTreeMap<&str, usize> = steps.iter().enumerate().filter_map(|(i, s)| Some((s.key()?, i))).collect();
-    let edges: Vec<Vec<usize>> = (0..steps.len())
-        .map(|i| match steps[i].depends_on() {
-            Some(list) => list.iter().filter_map(|d| keys.get(d.step.as_str()).copied()).collect(),
-            None => (0..i).filter(|before| matches!(steps[i], StepSpec::Wait(_)) || matches!(steps[*before], StepSpec::Wait(_))).collect(),
-        })
-        .collect();
+/// What each step depends on, explicitly, implicitly, and by its upload (local-control-plane §2.3, §3.1, §3.2).
+fn dependencies(steps: &[(&StepSpec, Option<usize>)]) -> Vec<Vec<usize>> {
+    let keys: BTreeMap<&str, usize> = steps.iter().enumerate().filter_map(|(i, (s, _))| Some((s.key()?, i))).collect();
+    let comes_from = |step: usize, ancestor: usize| std::iter::successors(steps[step].1, |u| steps[*u].1).any(|u| u == ancestor);
+    let uploads = steps.iter().any(|(_, u)| u.is_some());
+    let of = |i: usize| -> Vec<usize> {
+        let (step, uploader) = steps[i];
+        let Some(list) = step.depends_on() else {
+            let is_wait = |s: &StepSpec| matches!(s, StepSpec::Wait(_));
+            return (0..i).filter(|before| is_wait(step) || is_wait(steps[*before].0)).chain(uploader).collect();
+        };
+        let named: Vec<usize> = list.iter().filter_map(|d| keys.get(d.step.as_str()).copied()).collect();
+        let with_uploads = |on: &usize| uploads && !comes_from(i, *on);
+        let of_named = named.iter().filter(|on| with_uploads(on)).flat_map(|on| (0..steps.len()).filter(|s| comes_from(*s, *on)));
+        let of_named: Vec<usize> = of_named.collect();
+        named.into_iter().chain(of_named).chain(uploader.filter(|_| !list.is_empty())).collect()
+    };
+    (0..steps.len()).map(of).collect()
+}
+
+/// The first step that depends on itself.
+fn cycle(steps: &[(&StepSpec, Option<usize>)]) -> Option<usize> {
+    let edges = dependencies(steps);
     // Repeatedly drop the steps whose dependencies are all dropped; what stays is on a cycle or behind one.
     let mut left: BTreeSet<usize> = (0..steps.len()).collect();
     loop {

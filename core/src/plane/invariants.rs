@@ -83,6 +83,17 @@ impl Plane {
                 if waits && step.jobs.iter().any(|j| !matches!(self.jobs[*j].state, JobState::Waiting | JobState::Canceled(None))) {
                     return Err(format!("step {i} waits, and one of its jobs does not"));
                 }
+                if step.removed && (step.state != StepState::Ignored || step.jobs.iter().any(|j| !self.jobs[*j].state.is_terminal())) {
+                    return Err(format!("step {i} was replaced and is {}", step.state.name()));
+                }
+                if let Some(u) = step.uploaded {
+                    // Nothing runs before the end of what uploaded it, but what says that it depends on nothing.
+                    let free = step.spec.depends_on().is_some_and(<[_]>::is_empty);
+                    let begun = step.jobs.iter().any(|j| self.jobs[*j].runnable_at.is_some());
+                    if u.by >= i || (begun && !free && !build.steps[u.by].state.is_over()) {
+                        return Err(format!("step {i} was uploaded by step {}, which is not over", u.by));
+                    }
+                }
                 if let StepSpec::Command(c) = &step.spec {
                     let current = step.jobs.iter().filter(|j| self.jobs[**j].retried_by.is_none()).count();
                     if current != c.parallelism.map_or(1, |n| n as usize) {
@@ -100,6 +111,9 @@ impl Plane {
             let due = self.build_state(build);
             if build.state != due {
                 return Err(format!("build {} is {}, its jobs say {}", build.number, build.state.name(), due.name()));
+            }
+            if build.uploads.len() > crate::limits::PLANE_UPLOADS_PER_BUILD {
+                return Err(format!("build {} took {} uploads", build.number, build.uploads.len()));
             }
             let open = build.steps.iter().flat_map(|s| &s.jobs).any(|j| !self.jobs[*j].state.is_terminal());
             if build.state.is_terminal() && open {

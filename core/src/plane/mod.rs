@@ -7,6 +7,8 @@
 //! stream.rs     ping streams: the same news, as soon as there are any
 //! jobs.rs       accept, start, poll, chunks, finish; cancelling; time limits
 //! schedule.rs   dependencies, waits, retries, results: from a job's end to the build's
+//! upload.rs     pipelines that jobs upload
+//! step_api.rs   what jobs ask of steps
 //! data.rs       meta-data, annotations
 //! env.rs        what a job's environment is made of
 //! pages.rs      what people see
@@ -25,9 +27,11 @@ mod pages;
 mod route;
 mod schedule;
 mod state;
+mod step_api;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod verdict;
 
 pub use event::*;

@@ -72,6 +72,8 @@ pub struct PlaneBuild {
     pub canceled: bool,
     /// Meta-data.
     pub meta_data: BTreeMap<String, String>,
+    /// Uploads by UUID.
+    pub uploads: BTreeMap<String, PlaneUpload>,
     /// Annotations by scope, then context.
     pub annotations: BTreeMap<String, BTreeMap<String, Annotation>>,
 }
@@ -98,6 +100,28 @@ pub struct PlaneStep {
     pub jobs: Vec<usize>,
     /// Where it stands.
     pub state: StepState,
+    /// Where it came from, if not with the build.
+    pub uploaded: Option<Uploaded>,
+    /// Taken out by an upload that replaces; kept for its place and its jobs only.
+    pub removed: bool,
+}
+
+/// Where an uploaded step came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Uploaded {
+    /// Index of the uploading step; the step depends on it.
+    pub by: usize,
+    /// What its jobs have waited since, in the order of runnable jobs: as long as the uploading one (local-control-plane §5.2).
+    pub since: Instant,
+}
+
+/// An upload that was answered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PlaneUpload {
+    /// Index of the uploading job.
+    pub job: usize,
+    /// Notes on what was passed over, or why nothing was applied.
+    pub result: Result<Vec<String>, String>,
 }
 
 /// One execution of a command step.
@@ -148,7 +172,7 @@ pub struct PlaneJob {
 impl PlaneBuild {
     /// Index of the step with this key.
     pub fn step_by_key(&self, key: &str) -> Option<usize> {
-        self.steps.iter().position(|s| s.spec.key() == Some(key))
+        self.steps.iter().position(|s| !s.removed && s.spec.key() == Some(key))
     }
 
     /// The command step at `step`.

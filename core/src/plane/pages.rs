@@ -88,7 +88,7 @@ impl Plane {
     fn describe(&self, b: &PlaneBuild, page: &mut String) {
         let pipeline = if b.spec.pipeline.is_empty() { "the pipeline" } else { &b.spec.pipeline };
         let _ = writeln!(page, "build {} of {pipeline}: {}", b.number, b.state.name());
-        for s in &b.steps {
+        for s in b.steps.iter().filter(|s| !s.removed) {
             let outcome = match s.state {
                 super::StepState::Finished(outcome) => outcome.name(),
                 state => state.name(),

@@ -140,6 +140,18 @@ impl Plane {
             ("DELETE", ["jobs", job, "annotations", context]) => {
                 self.job_of(request, job).and_then(|j| self.remove_annotation(j, context, target.query("scope").unwrap_or_default()))
             }
+            ("POST", ["jobs", job, "pipelines"]) => self.job_of(request, job).and_then(|j| self.upload(now, j, request, target, out)),
+            ("GET", ["jobs", job, "pipelines", uuid]) => self.job_of(request, job).and_then(|j| self.upload_state(j, uuid)),
+            ("POST" | "PUT", ["jobs", job, "artifacts"]) => self
+                .job_of(request, job)
+                .and_then(|_| Err(Refusal::unprocessable("this control plane keeps no artifacts; write files where later steps find them"))),
+            // None is kept, so none is found.
+            ("GET", ["builds", build, "artifacts", "search"]) => self.build_of(request, build).and_then(|_| json(200, &json!([]))),
+            ("POST", ["steps", step, "export"]) => self.job_with(request).and_then(|j| self.export_step(j, step, request)),
+            ("POST", ["steps", step, "cancel"]) => self.job_with(request).and_then(|j| self.cancel_step(now, j, step, request, out)),
+            ("PUT", ["steps", _]) => {
+                self.job_with(request).and_then(|_| Err(Refusal::unprocessable("this control plane does not change steps of a running build")))
+            }
             ("POST", ["builds", build, "cancel"]) => self.build_of(request, build).and_then(|b| {
                 self.cancel_build(now, b, out);
                 json(200, &json!({"uuid": self.builds[b].id}))
@@ -195,7 +207,7 @@ impl Plane {
         Ok(job.build)
     }
 
-    fn job_with(&self, request: &PlaneRequest) -> Result<usize, Refusal> {
+    pub(super) fn job_with(&self, request: &PlaneRequest) -> Result<usize, Refusal> {
         let token = request.token.expose();
         owner(token, "job")
             .and_then(|no| usize::try_from(no).ok())

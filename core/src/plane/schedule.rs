@@ -73,7 +73,7 @@ impl Plane {
             StepState::Ready | StepState::Running | StepState::Failing => self.state_by_jobs(build, step),
             StepState::Ignored | StepState::Finished(_) | StepState::Canceled | StepState::WaitingFailed => return false,
         };
-        self.set_step(build, step, to, out)
+        self.set_step(build, step, to, "settle", out)
     }
 
     /// A dependency failed: the step never runs.
@@ -83,7 +83,7 @@ impl Plane {
                 self.set_job(job, "dependency failed", JobState::WaitingFailed, out);
             }
         }
-        self.set_step(build, step, StepState::WaitingFailed, out);
+        self.set_step(build, step, StepState::WaitingFailed, "settle", out);
     }
 
     /// When nothing else can run, steps that wait for what does not exist fail (local-control-plane §2.2, §3.2).
@@ -121,12 +121,12 @@ impl Plane {
         StepState::Finished(worst.unwrap_or(StepOutcome::Passed))
     }
 
-    fn set_step(&mut self, build: usize, step: usize, to: StepState, out: &mut Out) -> bool {
+    pub(super) fn set_step(&mut self, build: usize, step: usize, to: StepState, event: &'static str, out: &mut Out) -> bool {
         let s = &mut self.builds[build].steps[step];
         let from = s.state;
         s.state = to;
         if from != to {
-            out.push(transition("plane-step", from.name(), "settle", to.name()));
+            out.push(transition("plane-step", from.name(), event, to.name()));
         }
         from != to
     }
@@ -214,20 +214,33 @@ impl PlaneBuild {
         let spec = &self.steps[step].spec;
         let tolerant = spec.allow_dependency_failure();
         let continues = matches!(spec, StepSpec::Wait(w) if w.continue_on_failure);
+        let by_upload = self.steps[step].uploaded.map(|u| (self.edge(u.by), tolerant || continues));
         if let Some(list) = spec.depends_on() {
             let edge = |d: &crate::pipeline::Dependency| {
-                let edge = self.step_by_key(&d.step).map_or(Edge::Missing, |i| self.edge(i));
+                let edge = self.step_by_key(&d.step).map_or(Edge::Missing, |i| self.edge_with_uploads(step, i));
                 (edge, d.allow_failure.unwrap_or(tolerant || continues))
             };
-            return list.iter().map(edge).collect();
+            // An explicit empty list frees an uploaded step even from the one that uploaded it (local-control-plane §2.3 [D]).
+            return list.iter().map(edge).chain(by_upload.filter(|_| !list.is_empty())).collect();
         }
         let before = self.steps.iter().enumerate().take(step);
         if !matches!(spec, StepSpec::Wait(_)) {
             // Between barriers nothing is ordered: only the waits before count.
-            return before.filter(|(_, s)| matches!(s.spec, StepSpec::Wait(_))).map(|(i, _)| (self.edge(i), tolerant)).collect();
+            return before.filter(|(_, s)| matches!(s.spec, StepSpec::Wait(_))).map(|(i, _)| (self.edge(i), tolerant)).chain(by_upload).collect();
         }
         // `continue_on_failure` tolerates failed steps, but not a wait that has failed (local-control-plane §3.4).
         before.map(|(i, s)| (self.edge(i), tolerant || (continues && !matches!(s.spec, StepSpec::Wait(_))))).collect()
+    }
+
+    /// Depending on a step that uploads means depending on everything it uploads, but not for what it has uploaded itself
+    /// (local-control-plane §3.2).
+    fn edge_with_uploads(&self, step: usize, on: usize) -> Edge {
+        if self.uploads.is_empty() || self.came_from(step, on) {
+            return self.edge(on);
+        }
+        let uploaded = (on + 1..self.steps.len()).filter(|s| self.came_from(*s, on));
+        let edges: Vec<Edge> = uploaded.chain([on]).map(|s| self.edge(s)).collect();
+        [Edge::Open, Edge::Canceled, Edge::Failed].into_iter().find(|e| edges.contains(e)).unwrap_or(Edge::Satisfied)
     }
 
     fn edge(&self, on: usize) -> Edge {

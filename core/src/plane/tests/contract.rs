@@ -71,7 +71,7 @@ impl World for Street {
             return Some(self.request("POST", "register".into(), crate::secret::MASK, register));
         };
         let job = Street::pick(rng, &self.jobs).cloned();
-        Some(match (rng.below(12), job) {
+        Some(match (rng.below(13), job) {
             (0, _) => self.request("POST", "register".into(), crate::secret::MASK, register),
             (1, _) => self.request("POST", "connect".into(), &token, Value::Null),
             (2, _) => self.request("POST", "heartbeat".into(), &token, json!({"sent_at": ""})),
@@ -85,6 +85,12 @@ impl World for Street {
                 self.request("PUT", format!("jobs/{id}/finish"), &token, finish)
             }
             (6, Some((id, token))) => self.request("POST", format!("jobs/{id}/chunks?sequence=1&offset=0&size=2"), &token, json!({})),
+            (10, Some((id, token))) => {
+                let shape = rng.below(16) as u8;
+                let uuid = format!("00000000-0000-4000-8000-0000000000{shape:02x}");
+                let upload = json!({"uuid": uuid, "pipeline": super::upload::document(shape), "replace": shape & 8 != 0});
+                self.request("POST", format!("jobs/{id}/pipelines?async=true"), &token, upload)
+            }
             (7 | 8, _) => {
                 self.next += 1;
                 let path = "/agentedge.v1.AgentEdgeService/StreamPings".to_owned();

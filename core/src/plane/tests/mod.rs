@@ -5,6 +5,7 @@ mod jobs;
 mod random;
 mod results;
 mod stream;
+mod upload;
 
 use super::*;
 use crate::limits::PLANE_START;

@@ -21,6 +21,7 @@ pub(super) enum Act {
     Poll(u8),
     Chunk(u8, u8),
     Finish(u8, i8),
+    Upload(u8, u8),
     CancelJob(u8),
     CancelBuild,
     Control(u8, u8),
@@ -43,6 +44,7 @@ pub(super) fn act() -> impl Strategy<Value = Act> {
         2 => any::<u8>().prop_map(Act::Poll),
         3 => (any::<u8>(), 1u8..5).prop_map(|(j, s)| Act::Chunk(j, s)),
         9 => (any::<u8>(), prop_oneof![3 => Just(0i8), 1 => Just(1), 1 => Just(5), 1 => Just(-1)]).prop_map(|(j, s)| Act::Finish(j, s)),
+        3 => (any::<u8>(), any::<u8>()).prop_map(|(j, shape)| Act::Upload(j, shape)),
         1 => any::<u8>().prop_map(Act::CancelJob),
         1 => Just(Act::CancelBuild),
         1 => (any::<u8>(), 0u8..3).prop_map(|(a, c)| Act::Control(a, c)),
@@ -121,6 +123,12 @@ impl Town {
             Act::Poll(j) => drop(self.held(j).map(|h| self.bench.poll(&h))),
             Act::Chunk(j, s) => drop(self.held(j).map(|h| self.bench.chunk(&h, u64::from(s), u64::from(s - 1) * 3, "abc"))),
             Act::Finish(j, s) => drop(self.held(j).map(|h| self.bench.finish(&h, i32::from(s)))),
+            Act::Upload(j, shape) => {
+                if let Some(h) = self.held(j) {
+                    let uuid = format!("00000000-0000-4000-8000-0000000000{shape:02x}");
+                    self.bench.upload_as(&uuid, &h, super::upload::document(shape), shape & 8 != 0);
+                }
+            }
             Act::CancelJob(j) => {
                 if let Some(id) = self.job(j) {
                     self.bench.event(PlaneEvent::CancelJob { job: id.into() });
