@@ -116,10 +116,14 @@ fn every_metric_of_the_specification_is_there_from_the_start() {
 }
 
 #[test]
-fn a_worker_whose_heartbeats_were_given_up_says_so() {
+fn a_worker_whose_heartbeat_was_rejected_says_so() {
     let (work, plane) = (dir(), Plane::with_intervals(1, 1, 1));
-    let agent = Setup::script("#!/bin/sh\n").arg(&["--health-check-addr", "127.0.0.1:0"]).start(&plane, work.path());
+    // A rejected heartbeat ends the worker: a job that is deaf to the signal keeps it for a while.
+    let script = "#!/bin/sh\ntrap '' TERM\ntouch \"$DIR/up\"\nwhile [ -e \"$DIR/up\" ]; do sleep 0.05; done\n";
+    let agent = Setup::script(script).arg(&["--health-check-addr", "127.0.0.1:0"]).start(&plane, work.path());
     let at = address(&agent);
+    plane.job(&[("DIR", work.path().to_str().unwrap())]);
+    wait_for("the job to run", SOON, || work.path().join("up").exists().then_some(()));
     plane.wait_request("POST", "/heartbeat", 1);
     wait_for("the heartbeat to show", SOON, || get(&at, "/agent/1").1.contains("successful").then_some(()));
     plane.rule("POST", "/heartbeat", 100, Act::Status(422));
