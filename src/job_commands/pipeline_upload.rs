@@ -9,7 +9,7 @@ use crate::flags::Kind::{Bool, Text};
 use crate::flags::{API_OPTIONAL_TOKEN, Flag, GLOBAL, REDACTION, flag};
 use ibex_core::api::{JsonReply, JsonRequest, Outcome, escape_segment};
 use ibex_core::pipeline::document::{Document, Step};
-use ibex_core::pipeline::{document, expand, json, yaml};
+use ibex_core::pipeline::{DEFAULT_FILES, document, expand, json, yaml};
 use ibex_core::retry;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -46,19 +46,6 @@ pub(crate) static UPLOAD: Leaf = Leaf {
     flags: &[FLAGS, REDACTION, API_OPTIONAL_TOKEN, GLOBAL],
     run: Run::Resolved(upload),
 };
-
-/// The default locations, in order.
-const DEFAULTS: [&str; 9] = [
-    "buildkite.yml",
-    "buildkite.yaml",
-    "buildkite.json",
-    ".buildkite/pipeline.yml",
-    ".buildkite/pipeline.yaml",
-    ".buildkite/pipeline.json",
-    "buildkite/pipeline.yml",
-    "buildkite/pipeline.yaml",
-    "buildkite/pipeline.json",
-];
 
 fn fatal<T>(text: impl Into<String>) -> Result<T, Failure> {
     Err(Failure::Fatal(text.into()))
@@ -157,7 +144,7 @@ fn inputs(call: &Invocation, client: &Client) -> Result<Vec<(String, String)>, F
         return Ok(vec![("(stdin)".into(), decode(bytes, "(stdin)")?)]);
     }
     client.log().info("Searching for pipeline config...");
-    let found: Vec<&str> = DEFAULTS.into_iter().filter(|p| std::path::Path::new(p).exists()).collect();
+    let found: Vec<&str> = DEFAULT_FILES.into_iter().filter(|p| std::path::Path::new(p).exists()).collect();
     match found.as_slice() {
         [one] => {
             client.log().info(format!("Found config file {one:?}"));

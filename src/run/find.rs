@@ -1,31 +1,19 @@
 //! Where the pipeline is, and what is built: the file as `pipeline upload` would find it (pipeline §1.2), the rest from git.
 
+use ibex_core::pipeline::DEFAULT_FILES;
 use ibex_core::plane::BuildSpec;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-/// Looked for in the working directory.
-const DEFAULTS: [&str; 9] = [
-    "buildkite.yml",
-    "buildkite.yaml",
-    "buildkite.json",
-    ".buildkite/pipeline.yml",
-    ".buildkite/pipeline.yaml",
-    ".buildkite/pipeline.json",
-    "buildkite/pipeline.yml",
-    "buildkite/pipeline.yaml",
-    "buildkite/pipeline.json",
-];
 
 /// The pipeline file: the one named, or the only one of the default places.
 pub(super) fn pipeline_file(dir: &Path, named: Option<&str>) -> Result<PathBuf, String> {
     if let Some(named) = named {
         return Ok(PathBuf::from(named));
     }
-    let found: Vec<&str> = DEFAULTS.into_iter().filter(|f| dir.join(f).exists()).collect();
+    let found: Vec<&str> = DEFAULT_FILES.into_iter().filter(|f| dir.join(f).exists()).collect();
     match found[..] {
         [one] => Ok(dir.join(one)),
-        [] => Err(format!("could not find a default pipeline configuration file; name one, or put it at {}", DEFAULTS[3])),
+        [] => Err(format!("could not find a default pipeline configuration file; name one, or put it at {}", DEFAULT_FILES[3])),
         _ => Err(format!("found multiple configuration files: {}; please keep only 1 configuration file present", found.join(", "))),
     }
 }

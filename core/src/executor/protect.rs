@@ -1,6 +1,6 @@
 //! Variables that a job may not change from within (specification: bootstrap §17).
 
-use crate::job::OverrideMode;
+use crate::job::{OverrideMode, SCOPED};
 
 /// Not changeable by hooks, plugins, the Job API or secrets (bootstrap §17.1, first list).
 const PROTECTED: [&str; 27] = [
@@ -33,21 +33,6 @@ const PROTECTED: [&str; 27] = [
     "BUILDKITE_SSH_KEYSCAN",
 ];
 
-/// Locked too under checkout-override mode `strict` (bootstrap §17.2).
-const CHECKOUT_SCOPE: [&str; 11] = [
-    "BUILDKITE_GIT_CHECKOUT_FLAGS",
-    "BUILDKITE_GIT_CHECKOUT_TIMEOUT",
-    "BUILDKITE_GIT_CLEAN_FLAGS",
-    "BUILDKITE_GIT_CLONE_FLAGS",
-    "BUILDKITE_GIT_COMMIT_VERIFICATION",
-    "BUILDKITE_GIT_FETCH_FLAGS",
-    "BUILDKITE_GIT_SKIP_FETCH_EXISTING_COMMITS",
-    "BUILDKITE_GIT_SPARSE_CHECKOUT_MODE",
-    "BUILDKITE_GIT_SPARSE_CHECKOUT_PATHS",
-    "BUILDKITE_GIT_SUBMODULES",
-    "BUILDKITE_SKIP_CHECKOUT",
-];
-
 /// Whether nothing inside the job may change `name`.
 pub fn is_protected(name: &str) -> bool {
     PROTECTED.contains(&name)
@@ -55,7 +40,7 @@ pub fn is_protected(name: &str) -> bool {
 
 /// Whether `name` is a checkout option that `mode` locks against hooks, plugins and the Job API.
 pub fn is_locked(name: &str, mode: OverrideMode) -> bool {
-    mode == OverrideMode::Strict && CHECKOUT_SCOPE.contains(&name)
+    mode == OverrideMode::Strict && SCOPED.contains(&name)
 }
 
 #[cfg(test)]

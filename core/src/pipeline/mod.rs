@@ -14,3 +14,16 @@ pub mod yaml;
 
 pub use model::*;
 pub use plugin::full_source;
+
+/// Where a pipeline is looked for when none is named, in order (pipeline §1.2).
+pub const DEFAULT_FILES: [&str; 9] = [
+    "buildkite.yml",
+    "buildkite.yaml",
+    "buildkite.json",
+    ".buildkite/pipeline.yml",
+    ".buildkite/pipeline.yaml",
+    ".buildkite/pipeline.json",
+    "buildkite/pipeline.yml",
+    "buildkite/pipeline.yaml",
+    "buildkite/pipeline.json",
+];
