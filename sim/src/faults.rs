@@ -51,6 +51,24 @@ pub enum RequestFault {
     State(String),
     /// A ping is told this action, and its job is hidden.
     Action(String),
+    /// A ping is told to go on at another endpoint (another path of the same host), and its job is hidden.
+    Endpoint(String),
+    /// A ping stream is ended with this gRPC status after so many milliseconds.
+    Grpc {
+        /// gRPC status.
+        code: u32,
+        /// When.
+        after_ms: u64,
+    },
+    /// A ping stream is opened, and says nothing for so many milliseconds; then it is ended cleanly.
+    Dumb {
+        /// For how long.
+        ms: u64,
+    },
+    /// A ping stream brings a job without an id.
+    NamelessJob,
+    /// A ping stream says each thing twice.
+    Twice,
 }
 
 /// To the world.
@@ -127,6 +145,11 @@ impl RequestFault {
             RequestFault::Slow { ms } => format!("slow {ms} ms"),
             RequestFault::State(state) => format!("state {state}"),
             RequestFault::Action(action) => format!("action {action}"),
+            RequestFault::Endpoint(path) => format!("endpoint {path}"),
+            RequestFault::Grpc { code, after_ms } => format!("grpc status {code} after {after_ms} ms"),
+            RequestFault::Dumb { ms } => format!("silent for {ms} ms"),
+            RequestFault::NamelessJob => "job without id".into(),
+            RequestFault::Twice => "everything twice".into(),
         }
     }
 }
@@ -183,6 +206,8 @@ pub enum Kind {
     Pause,
     Disconnect,
     StaleState,
+    Stream,
+    Endpoint,
 }
 
 /// All kinds.
@@ -210,6 +235,8 @@ pub const KINDS: &[Kind] = &[
     Kind::Pause,
     Kind::Disconnect,
     Kind::StaleState,
+    Kind::Stream,
+    Kind::Endpoint,
 ];
 
 /// A subset of the kinds.
@@ -236,8 +263,10 @@ pub fn for_request(rng: &mut Rng, kinds: &BTreeSet<Kind>, op: Op) -> Option<Requ
             | Kind::Hang
             | Kind::Slow => true,
             // A rejection ends a worker or a process: it is kept rare where it would end the run before it began.
-            Kind::Rejection => !matches!(op, Op::Register | Op::Ping | Op::Heartbeat) || rng.below(8) == 0,
+            Kind::Rejection => !matches!(op, Op::Register | Op::Ping | Op::Heartbeat | Op::Stream | Op::Acquire) || rng.below(8) == 0,
             Kind::StaleState => op == Op::JobState,
+            Kind::Stream => op == Op::Stream,
+            Kind::Endpoint => op == Op::Ping,
             _ => false,
         })
         .collect();
@@ -256,6 +285,13 @@ pub fn for_request(rng: &mut Rng, kinds: &BTreeSet<Kind>, op: Op) -> Option<Requ
         Kind::ResetAfter => RequestFault::ResetAfter,
         Kind::Lost => RequestFault::Lost,
         Kind::Hang => RequestFault::Hang { applied: coin(rng) },
+        Kind::Stream => match rng.below(5) {
+            0 => RequestFault::NamelessJob,
+            1 => RequestFault::Twice,
+            2 => RequestFault::Dumb { ms: rng.below(70_000) },
+            _ => RequestFault::Grpc { code: [0, 4, 13, 14, 2, 8][rng.below(6) as usize], after_ms: rng.below(20_000) },
+        },
+        Kind::Endpoint => RequestFault::Endpoint(["/alt/v3", "/v3"][rng.below(2) as usize].into()),
         Kind::StaleState => RequestFault::State(["running", "accepted", "canceled", "timing_out"][rng.below(4) as usize].into()),
         _ => RequestFault::Slow { ms: 50 + rng.below(20_000) },
     })

@@ -2,14 +2,14 @@
 
 use crate::invariants::{self, Violation};
 use crate::liveness;
-use crate::schedule::{Schedule, Timestamps};
-use crate::trace::{Fact, Trace};
+use crate::schedule::{Flaw, Schedule, Signatures, Source, Timestamps};
+use crate::trace::{Fact, JobId, Trace};
 use crate::world::plane::{HOST, PlaneHost};
 use crate::world::{EPOCH_NANOS, REGISTRATION_TOKEN, World, director};
 use ibex_core::agent::{AgentConfig, OsSignal, PingMode, Priority};
 use ibex_core::api::RegisterRequest;
 use ibex_core::job::JobConfig;
-use ibex_core::log::{LogConfig, TimestampMode};
+use ibex_core::log::{LogConfig, LogStream, TimestampMode};
 use ibex_core::machine::Instant;
 use ibex_core::secret::Secret;
 use ibex_core::wall::WallClock;
@@ -50,6 +50,8 @@ pub struct Machines<A, L> {
     pub agent: fn(AgentConfig, u64, WallClock) -> A,
     /// The log of one job.
     pub log: fn(LogConfig, Instant) -> L,
+    /// The same with the smallest buffer that is allowed.
+    pub tight_log: fn(LogConfig, Instant) -> L,
 }
 
 impl<A, L> Clone for Machines<A, L> {
@@ -67,7 +69,8 @@ pub fn run(schedule: &Schedule) -> Report {
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         ibex_core::agent::Agent::new(std::sync::Arc::new(config), wall, bytes)
     };
-    run_with(schedule, Machines { agent, log: ibex_core::log::LogStream::new })
+    let tight_log = |config, now| LogStream::new(LogConfig { buffer_bytes: 0, ..config }, now);
+    run_with(schedule, Machines { agent, log: LogStream::new, tight_log })
 }
 
 /// Plays a schedule with these machines.
@@ -84,20 +87,22 @@ pub fn run_with<A: AgentMachine + 'static, L: LogMachine>(schedule: &Schedule, m
         .tcp_capacity(4_096)
         .build();
     let agent_world = world.clone();
-    let config = config(schedule);
+    let host = PlaneHost::new(world.clone());
+    let acquire = schedule.acquire.then(|| host.acquirable());
+    let config = config(schedule, acquire);
     let seed = schedule.seed;
+    let log = if schedule.tight_memory { machines.tight_log } else { machines.log };
     sim.client(director::AGENT, async move {
         tokio::task::spawn_local(agent_world.clone().deliver_signals());
         let clock = Clock::start();
         let wall = clock.wall_clock(EPOCH_NANOS + agent_world.now().as_nanos() as i64, 0);
         let mut agent = (machines.agent)(config, seed, wall);
         let drive = Drive { clock, wall, user_agent: "buildkite-agent/0.1.0.x (linux; amd64)".into(), signals, recorder: None };
-        let exit = ibex_io::agent_world::run(agent_world.clone(), &mut agent, machines.log, drive).await;
+        let exit = ibex_io::agent_world::run(agent_world.clone(), &mut agent, log, drive).await;
         agent_world.observed(Fact::AgentExit { code: exit.code, killed_jobs: exit.kill_jobs });
         agent_world.observed(agent_world.leftovers());
         Ok(())
     });
-    let host = PlaneHost::new(world.clone());
     let plane_world = world.clone();
     sim.host(HOST, move || {
         let (host, world) = (host.clone(), plane_world.clone());
@@ -155,7 +160,7 @@ fn report(schedule: &Schedule, trace: Trace, broken: Option<String>, simulated: 
 }
 
 /// What the agent of a run is configured with.
-fn config(s: &Schedule) -> AgentConfig {
+fn config(s: &Schedule, acquire: Option<JobId>) -> AgentConfig {
     AgentConfig {
         spawn: s.workers,
         name: "sim-%spawn".into(),
@@ -173,20 +178,24 @@ fn config(s: &Schedule) -> AgentConfig {
             pid: 1,
             ..RegisterRequest::default()
         },
-        ping_mode: PingMode::PollOnly,
-        acquire_job: None,
+        ping_mode: match s.ping_mode {
+            Source::Poll => PingMode::PollOnly,
+            Source::Auto => PingMode::Auto,
+            Source::Stream => PingMode::StreamOnly,
+        },
+        acquire_job: acquire.map(|job| job.to_string()),
         reflect_exit_status: false,
         disconnect_after_job: s.one_shot,
         disconnect_after_idle: (s.idle_s > 0).then(|| Duration::from_secs(s.idle_s)),
-        disconnect_after_uptime: None,
+        disconnect_after_uptime: (s.uptime_s > 0).then(|| Duration::from_secs(s.uptime_s)),
         cancel_signal_timeout: Duration::from_millis(s.signal_timeout_ms),
         cancel_cleanup_timeout: Duration::from_millis(s.cleanup_timeout_ms),
         kubernetes_exec: false,
         watchdog: Some(Duration::from_secs(20)),
-        otlp: None,
+        otlp: (s.flaw == Flaw::Metrics).then(|| Err("unknown protocol".to_owned())),
         cancel_signal: OsSignal::Term,
         job: JobConfig {
-            bootstrap_script: "/usr/bin/ibex bootstrap".into(),
+            bootstrap_script: if s.flaw == Flaw::Bootstrap { "'/usr/bin/ibex bootstrap" } else { "/usr/bin/ibex bootstrap" }.into(),
             build_path: "/builds".into(),
             bin_path: "/usr/bin".into(),
             path: "/usr/bin:/bin".into(),
@@ -195,8 +204,12 @@ fn config(s: &Schedule) -> AgentConfig {
             pty: s.pty,
             timestamps: match s.timestamps {
                 Timestamps::Ansi => TimestampMode::Ansi,
+                Timestamps::Lines => TimestampMode::Lines,
                 Timestamps::Plain => TimestampMode::Plain,
             },
+            hooks_path: if s.hooks.pre_bootstrap.is_some() { "/hooks" } else { "" }.into(),
+            verification_keys: s.signatures != Signatures::Off,
+            verification_failure_behavior: if s.signatures == Signatures::InvalidButRun { "warn" } else { "block" }.into(),
             command_eval: true,
             plugins_enabled: true,
             local_hooks_enabled: true,
@@ -284,7 +297,7 @@ mod tests {
             let session = Session { endpoint: config.endpoint.as_str().into(), credential: config.token.clone(), headers: Arc::default() };
             Probe { config, session, ids: RequestIds::new(Owner::Agent), next: None }
         };
-        run_with(schedule, Machines { agent, log: |_, _| NoLog })
+        run_with(schedule, Machines { agent, log: |_, _| NoLog, tight_log: |_, _| NoLog })
     }
 
     fn pings(report: &Report) -> Vec<String> {

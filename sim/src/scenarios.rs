@@ -3,6 +3,8 @@
 //! In a family the seed is the place of the marked event ★: it happens right after the observation with that number. Seed 0 is the
 //! run without it.
 
+mod modes;
+
 use crate::faults::{RequestFault, WorldFault};
 use crate::schedule::{EventPlan, JobPlan, Schedule, When};
 use crate::script::{Act, Fork, OnSignal, Script, SpawnHow};
@@ -30,30 +32,72 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "random", about: "1–4 workers, several jobs, a random subset of all faults", schedule: Schedule::random, family: false },
     family("r01", "stop while registering or connecting: ★ TERM", r01),
     family("r01q", "forced stop while registering or connecting: ★ QUIT", r01q),
+    family("r02", "one of four registrations fails, one waits for its retry: ★ TERM", modes::r02),
     family("r03", "error exits pass through the disconnect: ping rejected, ★ TERM", r03),
     Scenario { name: "r04", about: "five minutes of server trouble, then a job is taken in time", schedule: r04, family: false },
+    family("r05", "a stream that was open for long is reset: ★ cut", modes::r05),
+    family("r06", "the registration is gone: pings and heartbeats are answered 401 from ★ on", modes::r06),
+    Scenario { name: "r07", about: "four workers meet the same outage and Retry-After", schedule: modes::r07, family: false },
     family("r08", "a job after the stop: ★ TERM, one job running, one queued", r08),
     family("r09", "a one-shot agent gets a second job: ★ TERM", r09),
     family("r10", "idle timeout meets a job: ★ TERM", r10),
+    family("r11", "idle timeout with a worker that was told to leave: ★ disconnect", modes::r11),
+    family("r11p", "idle timeout with a paused worker: ★ pause", modes::r11p),
+    family("r12", "the same job by stream and by poll, said twice: ★ cut", modes::r12),
+    family("r13", "control messages during a streamed job: ★ pause, resumed later", modes::r13),
+    family("r13d", "control messages during a streamed job: ★ disconnect", modes::r13d),
+    family("r14", "a one-shot agent with a stream that says nothing more: ★ TERM", modes::r14),
     family("r15", "half-open connection: ★ answers do not arrive for 70 s", r15),
+    family("r16", "a stream that is healthy, broken, silent in turn: ★ TERM", modes::r16),
+    family("r16e", "the stream ends for good at ★", modes::r16e),
     Scenario { name: "r17", about: "host without disk space: jobs are reported, nothing is left", schedule: r17, family: false },
     Scenario { name: "r18", about: "start rejected: the job is dropped, the pace is the usual one", schedule: r18, family: false },
+    Scenario { name: "r19", about: "acquired after four minutes of retries, then a long job", schedule: modes::r19, family: false },
     Scenario { name: "r20", about: "a page instead of JSON on every call", schedule: r20, family: false },
     family("r21", "heartbeats during a graceful drain: ★ TERM, the job needs 40 s", r21),
     Scenario { name: "r22", about: "heartbeats that hang while chunks and pings hang", schedule: r22, family: false },
+    family("r23", "health: heartbeats fail from ★ on, for longer than a whole cycle", modes::r23),
     family("r24", "cancel crosses the natural exit: ★ cancel", r24),
     family("r25", "two causes: a server cancel at 3 s, ★ QUIT", r25),
     family("r26", "cancel inside the retries of start: ★ QUIT", r26),
     Scenario { name: "r27", about: "cancel known at the first poll", schedule: r27, family: false },
+    family("r28", "pre-bootstrap hook and signature check: ★ QUIT", modes::r28),
+    family("r28s", "startup and shutdown hooks: ★ TERM, TERM 1 s later", modes::r28s),
+    family("r29", "clean-up of a job whose finish hangs: ★ QUIT", modes::r29),
     family("r30", "second and third signal: TERM, TERM 1 s later, ★ INT; a stubborn job", r30),
     family("r30q", "QUIT at every step, a job that leaves a member behind", r30q),
     family("r31", "forced stop truncates no other log: two jobs print, ★ QUIT", r31),
     family("r32", "spot notice: ★ TERM, second TERM 20 s later", r32),
+    Scenario { name: "r33", about: "one endless line, then normal ones", schedule: modes::r33, family: false },
+    Scenario { name: "r34", about: "a burst, then a trickle", schedule: modes::r34, family: false },
+    family("r34b", "a burst into a small buffer while chunks fail: ★ QUIT", modes::r34b),
     Scenario { name: "r35", about: "who closes the output: a child that escaped keeps it open", schedule: r35, family: false },
+    Scenario { name: "r36", about: "exits in the first millisecond, many times", schedule: modes::r36, family: false },
     family("r37", "done before copied: slow chunks, ★ TERM", r37),
     family("r38", "chunks not wanted: 404 from ★ on", r38),
     Scenario { name: "r39", about: "empty ends: a job that prints nothing", schedule: r39, family: false },
     Scenario { name: "r40", about: "finish answer lost, second attempt 422", schedule: r40, family: false },
+    family("acquire", "acquire mode: locked, limited, then given: ★ TERM", modes::acquire),
+    family("acquireq", "acquire mode, no answer: ★ TERM", modes::acquire_hangs),
+    Scenario { name: "acquire-no", about: "acquire mode: refused in every way", schedule: modes::acquire_refused, family: false },
+    family("uptime", "uptime limit of 6 s with a job: ★ pause", modes::uptime),
+    family("endpoint", "another endpoint is told, tested, taken or not: ★ TERM", modes::endpoint),
+    family("times", "header times while their endpoint fails: ★ QUIT", modes::times),
+    Scenario { name: "late-flaw", about: "a configuration that is found wrong late", schedule: modes::flawed, family: false },
+    Scenario {
+        name: "long-trouble",
+        about: "connect, start or chunk fail until their plans are exhausted",
+        schedule: modes::exhausted,
+        family: false,
+    },
+    Scenario {
+        name: "stuck",
+        about: "processes that cannot be killed for a time, close their output, leave members",
+        schedule: modes::stuck,
+        family: false,
+    },
+    family("start-trouble", "no disk, start fails: ★ QUIT", modes::start_trouble),
+    Scenario { name: "second-kind", about: "a cancel, then a second kind of it", schedule: modes::second_kind, family: false },
     family("cut", "all connections are cut at ★", cut),
     family("lost-leader", "the executor is killed from outside, a member stays: ★ cancel", lost_leader),
 ];
@@ -77,11 +121,6 @@ fn status(code: u16) -> RequestFault {
 
 fn jobs(scripts: impl IntoIterator<Item = Script>) -> Vec<JobPlan> {
     scripts.into_iter().map(|script| JobPlan { at_ms: 500, script, timeout_s: 0 }).collect()
-}
-
-fn talker(bytes: u64, times: usize, pause_ms: u64) -> Script {
-    let acts = std::iter::repeat_n([Act::Print(bytes), Act::Sleep(pause_ms)], times).flatten().collect();
-    Script { acts, ..Script::default() }
 }
 
 fn r01(place: u64) -> Schedule {
@@ -139,7 +178,7 @@ fn r10(place: u64) -> Schedule {
 }
 
 fn r15(place: u64) -> Schedule {
-    let s = Schedule { jobs: jobs([talker(800, 4, 700)]), faults_over_ms: 90_000, ..Schedule::default() };
+    let s = Schedule { jobs: jobs([Script::talker(800, 4, 700)]), faults_over_ms: 90_000, ..Schedule::default() };
     star(s, place, WorldFault::Deaf { ms: 70_000 })
 }
 
@@ -163,11 +202,11 @@ fn r20(seed: u64) -> Schedule {
 }
 
 fn r21(place: u64) -> Schedule {
-    star(Schedule { heartbeat_s: 5, jobs: jobs([talker(100, 8, 5_000)]), faults_over_ms: 60_000, ..Schedule::default() }, place, TERM)
+    star(Schedule { heartbeat_s: 5, jobs: jobs([Script::talker(100, 8, 5_000)]), faults_over_ms: 60_000, ..Schedule::default() }, place, TERM)
 }
 
 fn r22(seed: u64) -> Schedule {
-    let s = Schedule { seed, heartbeat_s: 5, jobs: jobs([talker(2_000, 10, 2_000)]), faults_over_ms: 150_000, ..Schedule::default() };
+    let s = Schedule { seed, heartbeat_s: 5, jobs: jobs([Script::talker(2_000, 10, 2_000)]), faults_over_ms: 150_000, ..Schedule::default() };
     let hang = RequestFault::Hang { applied: false };
     s.request(Op::Heartbeat, 2, hang.clone()).request(Op::Chunk, 1, hang.clone()).request(Op::Chunk, 2, hang.clone()).request(Op::Ping, 3, hang)
 }
@@ -207,11 +246,11 @@ fn r30q(place: u64) -> Schedule {
 }
 
 fn r31(place: u64) -> Schedule {
-    star(Schedule { workers: 2, jobs: jobs([talker(3_000, 12, 400), talker(2_500, 12, 450)]), ..Schedule::default() }, place, QUIT)
+    star(Schedule { workers: 2, jobs: jobs([Script::talker(3_000, 12, 400), Script::talker(2_500, 12, 450)]), ..Schedule::default() }, place, QUIT)
 }
 
 fn r32(place: u64) -> Schedule {
-    let s = Schedule { jobs: jobs([talker(200, 30, 2_000)]), faults_over_ms: 60_000, ..Schedule::default() };
+    let s = Schedule { jobs: jobs([Script::talker(200, 30, 2_000)]), faults_over_ms: 60_000, ..Schedule::default() };
     star(s.event(When::AtMs(25_000), TERM), place, TERM)
 }
 
@@ -222,12 +261,12 @@ fn r35(seed: u64) -> Schedule {
 }
 
 fn r37(place: u64) -> Schedule {
-    let s = Schedule { jobs: jobs([talker(1_000, 3, 600)]), one_shot: true, ..Schedule::default() };
+    let s = Schedule { jobs: jobs([Script::talker(1_000, 3, 600)]), one_shot: true, ..Schedule::default() };
     star((1..=6).fold(s, |s, n| s.request(Op::Chunk, n, RequestFault::Slow { ms: 900 + 300 * n })), place, TERM)
 }
 
 fn r38(place: u64) -> Schedule {
-    let s = Schedule { jobs: jobs([talker(900, 6, 700)]), ..Schedule::default() };
+    let s = Schedule { jobs: jobs([Script::talker(900, 6, 700)]), ..Schedule::default() };
     star(s, place, WorldFault::Period { op: Some(Op::Chunk), fault: status(404), ms: 60_000 })
 }
 
@@ -240,7 +279,7 @@ fn r40(seed: u64) -> Schedule {
 }
 
 fn cut(place: u64) -> Schedule {
-    star(Schedule { workers: 2, jobs: jobs([talker(700, 4, 800)]), ..Schedule::default() }, place, WorldFault::Cut)
+    star(Schedule { workers: 2, jobs: jobs([Script::talker(700, 4, 800)]), ..Schedule::default() }, place, WorldFault::Cut)
 }
 
 fn lost_leader(place: u64) -> Schedule {

@@ -2,7 +2,7 @@
 
 use crate::faults::{self, Kind, RequestFault, WorldFault};
 use crate::invariants::view::Setup;
-use crate::script::Script;
+use crate::script::{OnSignal, Script};
 use crate::trace::Op;
 use ibex_core::agent::OsSignal;
 use ibex_core::rng::Rng;
@@ -35,6 +35,20 @@ pub struct Schedule {
     pub pty: bool,
     /// How times of lines are told.
     pub timestamps: Timestamps,
+    /// Where work comes from.
+    pub ping_mode: Source,
+    /// The first job is acquired: it exists before the agent, and is not offered.
+    pub acquire: bool,
+    /// The agent's own hooks.
+    pub hooks: Hooks,
+    /// Verification keys, and what the verifier says.
+    pub signatures: Signatures,
+    /// Something about the configuration that is found wrong late.
+    pub flaw: Flaw,
+    /// The log's buffer is as small as it may be.
+    pub tight_memory: bool,
+    /// disconnect-after-uptime, in seconds; 0: none.
+    pub uptime_s: u64,
     /// disconnect-after-job.
     pub one_shot: bool,
     /// disconnect-after-idle-timeout, in seconds; 0: none.
@@ -58,8 +72,68 @@ pub enum Timestamps {
     /// An escape prefix at line starts.
     #[default]
     Ansi,
+    /// A time before each plain line; header times.
+    Lines,
     /// Nothing in the log; header times.
     Plain,
+}
+
+/// `ping-mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// Polls.
+    #[default]
+    Poll,
+    /// A stream, and polls while it is not healthy.
+    Auto,
+    /// A stream only.
+    Stream,
+}
+
+/// Scripts of the agent's own hooks; `None`: there is no such hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Hooks {
+    /// agent-startup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub startup: Option<Script>,
+    /// agent-shutdown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<Script>,
+    /// pre-bootstrap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pre_bootstrap: Option<Script>,
+}
+
+/// What the verifier of job signatures says, after a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Signatures {
+    /// There are no keys.
+    #[default]
+    Off,
+    /// Valid.
+    Valid,
+    /// Not valid; the job is refused.
+    Invalid,
+    /// Not valid; the job is run with a warning.
+    InvalidButRun,
+    /// The verifier breaks.
+    Broken,
+}
+
+/// A configuration that is found wrong when it is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flaw {
+    /// Nothing is wrong.
+    #[default]
+    None,
+    /// The bootstrap script cannot be split into words.
+    Bootstrap,
+    /// Metrics cannot be exported.
+    Metrics,
 }
 
 /// A job.
@@ -122,6 +196,13 @@ impl Default for Schedule {
             chunk_bytes: 4_096,
             pty: true,
             timestamps: Timestamps::Ansi,
+            ping_mode: Source::Poll,
+            acquire: false,
+            hooks: Hooks::default(),
+            signatures: Signatures::Off,
+            flaw: Flaw::None,
+            tight_memory: false,
+            uptime_s: 0,
             one_shot: false,
             idle_s: 0,
             jobs: Vec::new(),
@@ -133,7 +214,7 @@ impl Default for Schedule {
     }
 }
 
-const OPS: [Op; 12] = [
+const OPS: [Op; 14] = [
     Op::Register,
     Op::Connect,
     Op::Disconnect,
@@ -146,6 +227,8 @@ const OPS: [Op; 12] = [
     Op::HeaderTimes,
     Op::Finish,
     Op::Other,
+    Op::Stream,
+    Op::Acquire,
 ];
 
 impl Schedule {
@@ -212,7 +295,35 @@ impl Schedule {
             }
         }
         s.people(r, &kinds);
+        s.modes(r);
         s
+    }
+
+    /// Modes of the agent beside the ordinary one.
+    fn modes(&mut self, r: &mut Rng) {
+        self.ping_mode = [Source::Poll, Source::Poll, Source::Poll, Source::Auto, Source::Auto, Source::Stream][r.below(6) as usize];
+        self.acquire = r.below(10) == 0;
+        if self.acquire {
+            self.workers = 1;
+        }
+        let mut hook = |one_in: u64| {
+            (r.below(one_in) == 0).then(|| {
+                let code = if r.below(4) == 0 { 1 } else { 0 };
+                let on_signal = if r.below(3) == 0 { OnSignal::Stubborn } else { OnSignal::Dies };
+                Script { on_signal, ..Script::simple(50, r.below(3_000), code) }
+            })
+        };
+        self.hooks = Hooks { startup: hook(12), shutdown: hook(8), pre_bootstrap: hook(6) };
+        if r.below(6) == 0 {
+            self.signatures =
+                [Signatures::Valid, Signatures::Valid, Signatures::Invalid, Signatures::InvalidButRun, Signatures::Broken][r.below(5) as usize];
+        }
+        self.flaw = if r.below(40) == 0 { Flaw::Bootstrap } else { Flaw::None };
+        self.tight_memory = r.below(5) == 0;
+        self.uptime_s = if r.below(10) == 0 { 3 + r.below(30) } else { 0 };
+        if self.timestamps == Timestamps::Plain && r.below(2) == 0 {
+            self.timestamps = Timestamps::Lines;
+        }
     }
 
     /// What people and supervisors do: signals, cancels, pauses.
@@ -261,10 +372,16 @@ impl Schedule {
             signal_timeout: Duration::from_millis(self.signal_timeout_ms),
             cleanup_timeout: Duration::from_millis(self.cleanup_timeout_ms),
             chunk_bytes: self.chunk_bytes,
-            ansi_timestamps: self.timestamps == Timestamps::Ansi,
+            timestamps: self.timestamps,
+            source: self.ping_mode,
+            acquire: self.acquire,
+            hooks: self.hooks.clone(),
+            signatures: self.signatures,
+            flaw: self.flaw,
+            uptime: (self.uptime_s > 0).then(|| Duration::from_secs(self.uptime_s)),
             one_shot: self.one_shot,
             idle: (self.idle_s > 0).then(|| Duration::from_secs(self.idle_s)),
-            expect_jobs: !self.jobs.is_empty() && !self.one_shot,
+            expect_jobs: !self.jobs.is_empty() && !self.one_shot && !self.acquire && self.flaw != Flaw::Metrics && self.uptime_s == 0,
         }
     }
 }

@@ -57,6 +57,11 @@ pub enum OnSignal {
     Ignores(u32),
     /// Ignores all of them.
     Stubborn,
+    /// Ignores all of them, and SIGKILL takes so many milliseconds: it hangs in the kernel.
+    Stuck {
+        /// How long it takes to die.
+        ms: u64,
+    },
 }
 
 /// One thing that the leader does.
@@ -65,6 +70,10 @@ pub enum OnSignal {
 pub enum Act {
     /// Prints so many bytes of lines; blocks while nobody reads.
     Print(u64),
+    /// Prints one line of so many bytes, without an end of line.
+    Line(u64),
+    /// Closes its output.
+    Close,
     /// Waits so many milliseconds.
     Sleep(u64),
     /// Starts another process.
@@ -110,6 +119,12 @@ impl Script {
         Script { acts: vec![Act::Print(bytes), Act::Sleep(ms), Act::Exit(code)], ..Script::default() }
     }
 
+    /// Prints so often, with a pause after each.
+    pub fn talker(bytes: u64, times: usize, pause_ms: u64) -> Script {
+        let acts = std::iter::repeat_n([Act::Print(bytes), Act::Sleep(pause_ms)], times).flatten().collect();
+        Script { acts, ..Script::default() }
+    }
+
     /// Any script.
     pub fn random(rng: &mut Rng) -> Script {
         let spawn = match rng.below(20) {
@@ -122,6 +137,7 @@ impl Script {
             1 => OnSignal::Exits { code: 1 + rng.below(130) as i32, after_ms: rng.below(3_000) },
             2 | 3 => OnSignal::DiesLater { after_ms: rng.below(4_000) },
             4 => OnSignal::Ignores(1),
+            5 if rng.below(4) == 0 => OnSignal::Stuck { ms: rng.below(3_000) },
             5 => OnSignal::Stubborn,
             _ => OnSignal::Dies,
         };

@@ -312,6 +312,38 @@ pub enum Fact {
         /// The job.
         job: JobId,
     },
+    /// A message came on a ping stream.
+    Streamed {
+        /// Worker whose stream it is.
+        worker: u32,
+        /// `resume`, `pause`, `disconnect`, `job`.
+        kind: &'static str,
+        /// Job told of.
+        job: Option<JobId>,
+    },
+    /// A hook of the agent was started.
+    HookBegun {
+        /// Its name.
+        name: &'static str,
+        /// Job it is for.
+        job: Option<JobId>,
+    },
+    /// It has ended.
+    HookOver {
+        /// Its name.
+        name: &'static str,
+        /// Job it was for.
+        job: Option<JobId>,
+        /// It exited 0.
+        ok: bool,
+    },
+    /// The verifier has spoken of this job.
+    Verified {
+        /// The job.
+        job: JobId,
+        /// What it said.
+        text: &'static str,
+    },
     /// The timeout marker was written.
     Marker {
         /// The job.

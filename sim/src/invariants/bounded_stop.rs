@@ -3,7 +3,7 @@
 
 use super::view::{SLACK, View};
 use super::{Invariant, Violation};
-use crate::trace::Op;
+use crate::trace::{Fact, Op};
 use ibex_core::machine::Instant;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     }
     if let Some(first) = v.first_stop_signal()
         && !v.calls.values().any(|c| c.request.op == Op::Connect)
+        // A startup hook that failed leads to the shutdown hook, not to S16.
+        && !v.entries.iter().any(|e| matches!(e.fact, Fact::HookOver { name: "agent-startup", ok: false, .. }) && e.at <= first.1)
     {
         within(first, Duration::from_secs(1), "stop before anything was connected (S16)");
     }

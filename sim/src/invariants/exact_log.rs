@@ -3,6 +3,7 @@
 
 use super::view::{Job, View};
 use super::{Invariant, Violation};
+use crate::schedule::Timestamps;
 use crate::trace::Payload;
 use std::collections::BTreeMap;
 
@@ -72,7 +73,11 @@ fn contents(v: &View<'_>, id: &str, job: &Job<'_>, chunks: &BTreeMap<u64, Chunk>
         out.push(Violation::at("V5", finish, format!("{id}: {lost} chunks were never acknowledged, the finish tells of {chunks_failed}")));
     }
     let stream: Vec<u8> = chunks.values().flat_map(|c| c.data.iter().copied()).collect();
-    let text = if v.setup.ansi_timestamps { without_timestamps(&stream) } else { stream };
+    let text = match v.setup.timestamps {
+        Timestamps::Ansi => without_timestamps(&stream),
+        Timestamps::Lines => without_line_times(&stream),
+        Timestamps::Plain => stream,
+    };
     let own = own_lines(&text);
     let rest = &text[own..];
     let whole = rest == &job.read[..] || text[..] == job.read[..];
@@ -87,9 +92,20 @@ fn contents(v: &View<'_>, id: &str, job: &Job<'_>, chunks: &BTreeMap<u64, Chunk>
 
 /// Length of the lines at the start that the runner wrote itself (job-runner §2.5).
 fn own_lines(text: &[u8]) -> usize {
-    const OWN: [&[u8]; 2] = [b"Error running job: ", b"Job was cancelled before its process was started\n"];
+    const OWN: [&[u8]; 7] = [
+        b"Error running job: ",
+        b"Job was cancelled before its process was started\n",
+        b"pre-bootstrap hook rejected this job, see the buildkite-agent logs for more details\n",
+        b"signature: ",
+        b"error: ",
+        b"Job will be run without verification\n",
+        b"no signature in job\n",
+    ];
+    const SECTIONS: [&str; 3] =
+        ["~~~ ✅ Job signature verified\n", "+++ ⚠️ Job signature verification failed\n", "+++ ⛔ Job signature verification failed\n"];
+    let own = || OWN.iter().copied().chain(SECTIONS.iter().map(|s| s.as_bytes()));
     let mut at = 0;
-    while let Some(line) = OWN.iter().find(|l| text[at..].starts_with(l)) {
+    while let Some(line) = own().find(|l| text[at..].starts_with(l)) {
         let _ = line;
         match text[at..].iter().position(|b| *b == b'\n') {
             Some(n) => at += n + 1,
@@ -117,6 +133,17 @@ fn without_timestamps(stream: &[u8]) -> Vec<u8> {
         }
         out.push(rest[0]);
         rest = &rest[1..];
+    }
+    out
+}
+
+/// Removes `[<RFC 3339 in UTC, whole seconds>] ` at the starts of lines (header-times).
+fn without_line_times(stream: &[u8]) -> Vec<u8> {
+    const LENGTH: usize = "[2026-01-01T00:00:00Z] ".len();
+    let is_time = |b: &[u8]| b.len() >= LENGTH && b[0] == b'[' && &b[LENGTH - 3..LENGTH] == b"Z] " && b[1..5].iter().all(u8::is_ascii_digit);
+    let mut out = Vec::with_capacity(stream.len());
+    for line in stream.split_inclusive(|b| *b == b'\n') {
+        out.extend_from_slice(if is_time(line) { &line[LENGTH..] } else { line });
     }
     out
 }

@@ -18,7 +18,8 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
         if v.setup.one_shot {
             one_shot(v, worker, out);
         }
-        if let Some(idle) = v.setup.idle.filter(|_| !v.setup.one_shot) {
+        // With an uptime limit, or in acquire mode, a worker leaves for other reasons too, which the wire does not tell apart.
+        if let Some(idle) = v.setup.idle.filter(|_| !v.setup.one_shot && !v.setup.acquire && v.setup.uptime.is_none()) {
             idle_exit(v, worker, idle, out);
         }
     }
@@ -47,7 +48,8 @@ fn one_shot(v: &View<'_>, worker: u32, out: &mut Vec<Violation>) {
         }
         _ => {}
     }
-    for c in v.jobs.values().filter(|j| j.worker == Some(worker)).flat_map(|j| &j.finishes) {
+    // An acquired job does not ask for it (job-runner §2.3).
+    for c in v.jobs.values().filter(|j| j.worker == Some(worker) && !v.setup.acquire).flat_map(|j| &j.finishes) {
         if !matches!(c.request.payload, crate::trace::Payload::Finish { ignore_agent: Some(true), .. }) {
             out.push(Violation::at("V15", c.sent, "a finish of a one-shot worker does not ask for no more work".into()));
         }

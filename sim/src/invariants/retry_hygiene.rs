@@ -155,7 +155,12 @@ fn pings(v: &View<'_>, worker: u32, out: &mut Vec<Violation>) {
         let Some(first) = n.checked_sub(9).map(|m| pings[m]) else { continue };
         let length = last.sent_at.since(first.sent_at);
         let jobs = v.jobs.values().filter(|j| j.worker == Some(worker) && j.over().is_some_and(|i| i > first.sent && i < last.sent)).count() as u128;
-        let allowed = length.as_nanos() / p + 3 + jobs;
+        // Each end of a stream may bring one ping besides (fallbacks).
+        let streams = v.of_worker(worker, Op::Stream);
+        let fallbacks = streams.iter().filter(|c| c.returned.is_some_and(|(i, _, _)| i > first.sent && i < last.sent)).count() as u128;
+        // The test of another endpoint follows a ping in the same instant.
+        let tests = pings[n - 9..=n].windows(2).filter(|w| w[0].returned.is_some_and(|(_, at, _)| at == w[1].sent_at)).count() as u128;
+        let allowed = length.as_nanos() / p + 3 + jobs + fallbacks + tests;
         if 10 > allowed {
             out.push(Violation::at("V10", last.sent, format!("worker {worker}: 10 pings within {length:?}, allowed are {allowed}")));
         }

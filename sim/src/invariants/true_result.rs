@@ -1,8 +1,9 @@
 //! V12: status, signal and reason follow the result table; a cancelled or never-run job is never a success
 //! (races §0.1, R24, R25; job-runner §2.2, §2.3, §7.6, I9, I11).
 
-use super::view::{Cause, Job, View};
+use super::view::{Cause, Job, Setup, View};
 use super::{Invariant, Violation};
+use crate::schedule::{Flaw, Signatures};
 use crate::trace::Payload;
 use ibex_core::process::{ExitStatus, signal_name};
 
@@ -21,7 +22,7 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
         let Some(finish) = job.finishes.first() else { continue };
         let Payload::Finish { exit_status, signal, signal_reason, .. } = &finish.request.payload else { continue };
         let told: Told = (exit_status.clone(), signal.clone(), signal_reason.clone());
-        let allowed = allowed(job, finish.sent);
+        let allowed = allowed(v.setup, job, finish.sent);
         if !allowed.contains(&told) {
             out.push(Violation::at("V12", finish.sent, format!("{id} was reported as {told:?}, it should be {allowed:?}")));
         }
@@ -29,7 +30,7 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
 }
 
 /// Every result that the observations before the finish allow: what happened in the same instant may have come first or second.
-fn allowed(job: &Job<'_>, finish: usize) -> Vec<Told> {
+fn allowed(setup: &Setup, job: &Job<'_>, finish: usize) -> Vec<Told> {
     let error: Told = ("-1".into(), String::new(), "process_run_error".into());
     let never_ran = |cause: Cause| -> Told { ("-1".into(), String::new(), reason(Some(cause)).into()) };
     if let Some((reaped, at, status)) = job.reaped.filter(|(i, _, _)| *i < finish) {
@@ -48,8 +49,15 @@ fn allowed(job: &Job<'_>, finish: usize) -> Vec<Told> {
         return vec![error];
     }
     let mut out: Vec<Told> = job.causes.iter().filter(|(i, _, _)| *i < finish).map(|(_, _, c)| never_ran(*c)).collect();
-    if job.files_failed {
+    if job.files_failed || setup.flaw == Flaw::Bootstrap {
         out.push(error);
+    }
+    let refused = |reason: &str| -> Told { ("-1".into(), String::new(), reason.into()) };
+    if job.hook_refused {
+        out.push(refused("agent_refused"));
+    }
+    if setup.signatures != Signatures::Off {
+        out.push(refused("signature_rejected"));
     }
     out
 }

@@ -1,9 +1,11 @@
 //! The trace by call, by job and by worker: what the properties have in common.
 
+use crate::schedule::{Flaw, Hooks, Signatures, Source, Timestamps};
 use crate::trace::{Credential, Entry, Fact, Got, JobId, Op, Payload, Request, Said, Trace};
 use ibex_core::agent::OsSignal;
 use ibex_core::machine::{Instant, Owner};
 use ibex_core::process::ExitStatus;
+use ibex_core::retry::{self, Plan};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -24,8 +26,20 @@ pub struct Setup {
     pub cleanup_timeout: Duration,
     /// M.
     pub chunk_bytes: u64,
-    /// Times of lines are told by escape prefixes in the log.
-    pub ansi_timestamps: bool,
+    /// How times of lines are told.
+    pub timestamps: Timestamps,
+    /// Where work comes from.
+    pub source: Source,
+    /// Acquire mode.
+    pub acquire: bool,
+    /// The agent's own hooks.
+    pub hooks: Hooks,
+    /// What the verifier says.
+    pub signatures: Signatures,
+    /// What is wrong with the configuration.
+    pub flaw: Flaw,
+    /// disconnect-after-uptime.
+    pub uptime: Option<Duration>,
     /// disconnect-after-job.
     pub one_shot: bool,
     /// disconnect-after-idle-timeout.
@@ -44,7 +58,13 @@ impl Default for Setup {
             signal_timeout: Duration::from_secs(10),
             cleanup_timeout: Duration::from_secs(5),
             chunk_bytes: 4096,
-            ansi_timestamps: true,
+            timestamps: Timestamps::Ansi,
+            source: Source::Poll,
+            acquire: false,
+            hooks: Hooks::default(),
+            signatures: Signatures::Off,
+            flaw: Flaw::None,
+            uptime: None,
             one_shot: false,
             idle: None,
             expect_jobs: false,
@@ -132,6 +152,8 @@ pub struct Job<'a> {
     pub spawn_failed: bool,
     /// Its files could not be written.
     pub files_failed: bool,
+    /// The pre-bootstrap hook refused it.
+    pub hook_refused: bool,
     /// Files written and removed.
     pub files_written: Option<usize>,
     /// Last removal.
@@ -162,10 +184,12 @@ impl Job<'_> {
         if let Some(i) = self.finishes.iter().find_map(settled) {
             return Some(i);
         }
-        if self.started.is_none() {
-            return self.starts.last().and_then(settled);
-        }
-        None
+        // Settled, or the last attempt that the plan allows.
+        let last = |calls: &[Call<'_>], plan: &Plan| {
+            let last = calls.last()?;
+            settled(last).or_else(|| last.returned.filter(|_| calls.len() >= plan.attempts as usize).map(|(i, _, _)| i))
+        };
+        if self.started.is_none() { last(&self.starts, &retry::START) } else { last(&self.finishes, &retry::FINISH) }
     }
 }
 
@@ -274,6 +298,7 @@ impl<'a> View<'a> {
                 }
                 Fact::SpawnFailed { job } => jobs.entry(job.clone()).or_default().spawn_failed = true,
                 Fact::FilesFailed { job } => jobs.entry(job.clone()).or_default().files_failed = true,
+                Fact::HookOver { job: Some(job), ok: false, .. } => jobs.entry(job.clone()).or_default().hook_refused = true,
                 Fact::FilesWritten { job, .. } => jobs.entry(job.clone()).or_default().files_written = Some(i),
                 Fact::FilesRemoved { job } => jobs.entry(job.clone()).or_default().files_removed = Some(i),
                 Fact::Marker { job } => jobs.entry(job.clone()).or_default().marker = Some(i),
@@ -368,7 +393,16 @@ impl<'a> View<'a> {
             Some((i, at, Got::Answer { status: 200..=299, said: Said::Ping { action, .. }, .. })) if action == "disconnect" => Some((i, at)),
             _ => None,
         });
-        [self.first_stop_signal(), self.heartbeat_rejected(worker), told].into_iter().flatten().min()
+        let streamed = self.streamed(worker, "disconnect").next();
+        [self.first_stop_signal(), self.heartbeat_rejected(worker), told, streamed].into_iter().flatten().min()
+    }
+
+    /// Messages of this kind that streams of the worker brought.
+    pub fn streamed<'s>(&'s self, worker: u32, kind: &'s str) -> impl Iterator<Item = (usize, Instant)> + 's {
+        self.entries.iter().enumerate().filter_map(move |(i, e)| match &e.fact {
+            Fact::Streamed { worker: w, kind: k, .. } if *w == worker && *k == kind => Some((i, e.at)),
+            _ => None,
+        })
     }
 
     /// The process ended at once: third signal, or the force timer.
@@ -376,7 +410,7 @@ impl<'a> View<'a> {
         let Some((_, exit, code)) = self.exit else { return false };
         let third = self.third_signal().is_some();
         let timer = self.forced_by_signal().is_some_and(|(_, at)| exit.since(at) >= self.setup.signal_timeout + self.setup.cleanup_timeout);
-        let early = self.first_stop_signal().is_some() && !self.calls.values().any(|c| c.request.op == Op::Connect);
+        let early = !self.signals.is_empty() && !self.calls.values().any(|c| c.request.op == Op::Connect);
         third || (timer && code == 1) || early
     }
 

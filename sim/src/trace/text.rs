@@ -100,6 +100,12 @@ impl fmt::Display for Fact {
             Fact::FilesWritten { owner, job } => write!(f, "files {} of {job}", owner_text(*owner)),
             Fact::FilesFailed { job } => write!(f, "files of {job} cannot be written"),
             Fact::FilesRemoved { job } => write!(f, "files of {job} removed"),
+            Fact::Streamed { worker, kind, job } => write!(f, "stream of w{worker} says {kind} {}", job.as_deref().unwrap_or_default()),
+            Fact::HookBegun { name, job } => write!(f, "hook {name} runs {}", job.as_deref().unwrap_or_default()),
+            Fact::HookOver { name, job, ok } => {
+                write!(f, "hook {name} {} {}", if *ok { "succeeds" } else { "fails" }, job.as_deref().unwrap_or_default())
+            }
+            Fact::Verified { job, text } => write!(f, "signature of {job}: {text}"),
             Fact::Marker { job } => write!(f, "marker of {job}"),
             Fact::Transition(t) => write!(f, "step {} {}: {} --{}--> {}", owner_text(t.owner), t.machine, t.from, t.event, t.to),
             Fact::Log { level, text } => write!(f, "log {level} {text:?}"),

@@ -36,7 +36,7 @@ enum Heal {
 /// Directs the run; lives on the control plane's host.
 pub async fn direct(world: World, host: Rc<PlaneHost>) {
     let schedule = world.0.schedule.clone();
-    let mut acts: Vec<(u64, Act)> = (0..schedule.jobs.len()).map(|n| (schedule.jobs[n].at_ms, Act::Job(n))).collect();
+    let mut acts: Vec<(u64, Act)> = (usize::from(schedule.acquire)..schedule.jobs.len()).map(|n| (schedule.jobs[n].at_ms, Act::Job(n))).collect();
     for e in &schedule.events {
         if let When::AtMs(at) = e.when {
             acts.push((at, Act::Event(e.what.clone())));

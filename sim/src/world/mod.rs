@@ -3,6 +3,7 @@
 //! ```text
 //! net.rs        HTTP over the simulated network, as the agent sees it
 //! plane.rs      the control plane: `core::plane` behind a listener, with faults around it
+//! streams.rs    its ping streams
 //! director.rs   what the schedule does to the world, and when
 //! processes.rs  process groups that follow scripts
 //! files.rs      files in memory
@@ -13,9 +14,11 @@ mod files;
 pub mod net;
 pub mod plane;
 pub mod processes;
+mod streams;
 
 use crate::faults::WorldFault;
-use crate::schedule::{Schedule, When};
+use crate::schedule::{Schedule, Signatures, When};
+use crate::script::Script;
 use crate::trace::{Credential, Fact, JobId, Trace};
 use bytes::Bytes;
 use flate2::Compression;
@@ -33,12 +36,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::ready;
 use std::io::Write;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 /// Wall-clock time at the start of every run: 2026-01-01T00:00:00Z.
 pub const EPOCH_NANOS: i64 = 1_767_225_600_000_000_000;
 /// Registration token of every run.
 pub const REGISTRATION_TOKEN: &str = "bkct_simulated";
+/// What the verifier of signatures takes.
+const VERIFY: Duration = Duration::from_millis(300);
 /// Signals that wait for the agent.
 const SIGNALS: usize = 64;
 /// Observations of one run. At it: the run is broken off with a panic, as something spins.
@@ -186,10 +192,32 @@ impl World {
         self.0.trace.take()
     }
 
+    /// Whether the observation has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.over.get()
+    }
+
     /// What the agent left behind.
     pub fn leftovers(&self) -> Fact {
         let files = self.0.files.borrow().len() as u32;
         Fact::Leftovers { files, exchanges: 0, outputs: self.0.outputs.get() }
+    }
+
+    fn hook_script(&self, name: &str) -> Option<Script> {
+        let hooks = &self.0.schedule.hooks;
+        match name {
+            "agent-startup" => hooks.startup.clone(),
+            "agent-shutdown" => hooks.shutdown.clone(),
+            "pre-bootstrap" => hooks.pre_bootstrap.clone(),
+            _ => None,
+        }
+    }
+
+    /// The job that a hook is for: the newest of its worker.
+    fn job_of_hook(&self, hook: &HookSpec) -> Option<JobId> {
+        let index: u32 = hook.worker.as_ref().filter(|_| hook.name == "pre-bootstrap")?.rsplit_once('-')?.1.parse().ok()?;
+        let jobs = self.0.jobs.borrow();
+        jobs.iter().rev().find(|(owner, _)| matches!(owner, Owner::Job { worker, .. } if *worker == index)).map(|(_, job)| job.clone())
     }
 
     pub(crate) fn job_of(&self, owner: Owner) -> JobId {
@@ -247,16 +275,26 @@ impl Effects for World {
         processes::spawn(self.clone(), spec)
     }
 
-    fn find_hooks(&self, _: &HookSpec) -> Vec<String> {
-        Vec::new()
+    fn find_hooks(&self, hook: &HookSpec) -> Vec<String> {
+        self.hook_script(hook.name).map(|_| format!("/hooks/{}", hook.name)).into_iter().collect()
     }
 
-    fn spawn_hook(&self, _: &HookSpec, path: &str) -> impl Future<Output = Result<(Self::Process, Self::Output), String>> + 'static {
-        ready(Err(format!("{path}: no such file or directory")))
+    fn spawn_hook(&self, hook: &HookSpec, _: &str) -> impl Future<Output = Result<(Self::Process, Self::Output), String>> + 'static {
+        processes::spawn_hook(self.clone(), hook.name, self.job_of_hook(hook), self.hook_script(hook.name).unwrap_or_default())
     }
 
-    fn verify(&self, _: Rc<AcceptedJob>) -> impl Future<Output = SignatureVerdict> + 'static {
-        ready(SignatureVerdict::Verified)
+    fn verify(&self, job: Rc<AcceptedJob>) -> impl Future<Output = SignatureVerdict> + 'static {
+        let world = self.clone();
+        async move {
+            tokio::time::sleep(VERIFY).await;
+            let (verdict, text) = match world.0.schedule.signatures {
+                Signatures::Off | Signatures::Valid => (SignatureVerdict::Verified, "valid"),
+                Signatures::Invalid | Signatures::InvalidButRun => (SignatureVerdict::Invalid("signature verification failed".into()), "invalid"),
+                Signatures::Broken => (SignatureVerdict::Broken("the key set cannot be read".into()), "the verifier broke"),
+            };
+            world.observed(Fact::Verified { job: job.id.clone(), text });
+            verdict
+        }
     }
 
     fn log(&self, line: &AgentLog) {

@@ -2,14 +2,14 @@
 
 use super::World;
 use crate::trace::{Credential, Fact, Got, JobId, Op, Payload, Request, Said};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Uri;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client as PooledClient;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use ibex_core::api::{RawRequest, RawResponse, TransportError, TransportKind, transport_error};
+use ibex_core::api::{RawRequest, RawResponse, StreamMessage, TransportError, TransportKind, transport_error};
 use ibex_io::effects::{StreamFrame, Streaming};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -164,19 +164,60 @@ pub struct SimStreaming {
     headers: Vec<(String, String)>,
     body: Incoming,
     url: String,
-    _open: Open,
+    worker: u32,
+    /// Bytes of a frame that is not complete.
+    pending: BytesMut,
+    open: Option<Open>,
 }
 
 pub(super) async fn stream(world: World, request: RawRequest) -> Result<SimStreaming, TransportError> {
     let (open, _) = begin(&world, &request);
+    let token = request.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("authorization")).and_then(|(_, v)| v.strip_prefix("Token "));
+    let worker = match token.and_then(|t| world.0.tokens.borrow().get(t).cloned()) {
+        Some(Credential::Worker(n)) => n,
+        _ => 0,
+    };
     match send(&world, &request).await {
         Ok(response) => {
             let (head, body) = response.into_parts();
-            Ok(SimStreaming { status: head.status.as_u16(), headers: headers(&head.headers), body, url: request.url, _open: open })
+            let (headers, status) = (headers(&head.headers), head.status.as_u16());
+            Ok(SimStreaming { status, headers, body, url: request.url, worker, pending: BytesMut::new(), open: Some(open) })
         }
         Err(e) => {
             open.returned(Got::Failed(kind_name(e.kind)));
             Err(e)
+        }
+    }
+}
+
+impl SimStreaming {
+    fn ended(&mut self, got: Got) {
+        if let Some(open) = self.open.take() {
+            open.returned(got);
+        }
+    }
+
+    /// Tells of the messages that are complete now.
+    fn tell(&mut self, data: &[u8]) {
+        let Some(open) = &self.open else { return };
+        self.pending.extend_from_slice(data);
+        while let Some(&[_, a, b, c, d]) = self.pending.first_chunk::<5>() {
+            let length = 5 + u32::from_be_bytes([a, b, c, d]) as usize;
+            if self.pending.len() < length {
+                return;
+            }
+            let mut reader = ibex_core::api::PingStream::open(200, &[("content-type".into(), "application/grpc".into())]).expect("the right type");
+            let mut messages = Vec::new();
+            let _ = reader.data(&self.pending.split_to(length), &mut messages);
+            for message in messages {
+                let (kind, job) = match message {
+                    StreamMessage::Resume => ("resume", None),
+                    StreamMessage::Pause { .. } => ("pause", None),
+                    StreamMessage::Disconnect { .. } => ("disconnect", None),
+                    StreamMessage::Job { id } => ("job", Some(id)),
+                };
+                open.world.observed(Fact::Streamed { worker: self.worker, kind, job });
+            }
         }
     }
 }
@@ -191,12 +232,22 @@ impl Streaming for SimStreaming {
     }
 
     async fn next(&mut self) -> Option<Result<StreamFrame, TransportError>> {
-        let frame = match self.body.frame().await? {
-            Ok(frame) => frame,
-            Err(e) => return Some(Err(transport_error(class(&e), "POST", &self.url, &cause(&e)))),
+        let frame = match self.body.frame().await {
+            None => {
+                self.ended(Got::Answer { status: self.status, said: Said::Nothing, retry_after_ms: None });
+                return None;
+            }
+            Some(Ok(frame)) => frame,
+            Some(Err(e)) => {
+                self.ended(Got::Failed(kind_name(class(&e))));
+                return Some(Err(transport_error(class(&e), "POST", &self.url, &cause(&e))));
+            }
         };
         Some(Ok(match frame.into_data() {
-            Ok(data) => StreamFrame::Data(data),
+            Ok(data) => {
+                self.tell(&data);
+                StreamFrame::Data(data)
+            }
             Err(frame) => StreamFrame::Trailers(frame.into_trailers().map(|t| headers(&t)).unwrap_or_default()),
         }))
     }
@@ -271,6 +322,7 @@ impl Seen {
             Some(value) => value.strip_prefix("Token ").and_then(|t| tokens.get(t)).cloned().unwrap_or(Credential::Unknown),
         };
         let path = path.split('?').next().unwrap_or_default();
+        let path = path.strip_prefix("/alt").unwrap_or(path);
         let path = path.strip_prefix("/v3").unwrap_or(path).trim_matches('/');
         let mut parts = path.split('/');
         let (op, job) = match (method, parts.next(), parts.next(), parts.next()) {

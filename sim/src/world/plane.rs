@@ -1,17 +1,18 @@
 //! The control plane: `ibex_core::plane` behind a simulated listener, with the run's faults between the two.
 
+use super::streams::{Streamed, trailers};
 use super::{EPOCH_NANOS, REGISTRATION_TOKEN, World};
 use crate::faults::RequestFault;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Signatures, Source};
 use crate::trace::{Credential, Fact, JobId, Op};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{Request, Response};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as HttpBody, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use ibex_core::api::{StreamMessage, encode_ping_response};
 use ibex_core::machine::{Instant, Machine};
 use ibex_core::pipeline::{CommandStep, StepSpec};
 use ibex_core::plane::{BuildSpec, Plane, PlaneCommand, PlaneConfig, PlaneEvent, PlaneRequest, PlaneResponse};
@@ -22,9 +23,10 @@ use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use turmoil::net::{TcpListener, TcpStream};
 
 /// Name and port of the control plane's host.
@@ -32,13 +34,45 @@ pub const HOST: &str = "plane";
 /// Port.
 pub const PORT: u16 = 80;
 
-type Body = UnsyncBoxBody<Bytes, io::Error>;
+/// How long the control plane lets a stream last.
+const STREAM: Duration = Duration::from_secs(45);
+/// Frames of a stream that wait for its reader.
+const FRAMES: usize = 64;
+
+/// The head of a stream, and what comes after it.
+type Opened = (PlaneResponse, mpsc::Receiver<Frame<Bytes>>);
+
+/// What the control plane says to a request.
+enum Reply {
+    Whole(PlaneResponse),
+    Stream(PlaneResponse, Streamed),
+}
+
+impl Reply {
+    fn status(&self) -> u16 {
+        match self {
+            Reply::Whole(r) | Reply::Stream(r, _) => r.status,
+        }
+    }
+
+    fn into_http(self) -> Response<Body> {
+        match self {
+            Reply::Whole(r) => respond(r),
+            Reply::Stream(r, frames) => respond_with(&r, Box::pin(frames)),
+        }
+    }
+}
+
+type Body = Pin<Box<dyn HttpBody<Data = Bytes, Error = io::Error>>>;
 
 /// The control plane's host.
 pub struct PlaneHost {
-    world: World,
+    pub(super) world: World,
     plane: RefCell<Plane>,
     answers: RefCell<BTreeMap<u64, PlaneResponse>>,
+    /// Streams that were opened and not yet fetched by their connection.
+    opened: RefCell<BTreeMap<u64, Opened>>,
+    streams: RefCell<BTreeMap<u64, mpsc::Sender<Frame<Bytes>>>>,
     requests: Cell<u64>,
     /// Requests of each operation so far.
     counts: RefCell<BTreeMap<Op, u64>>,
@@ -68,6 +102,7 @@ impl PlaneHost {
             chunk_bytes: s.chunk_bytes,
             any_queue: true,
             hold_ping: Duration::ZERO,
+            streaming: (s.ping_mode != Source::Poll).then_some(STREAM),
             ..PlaneConfig::hosted(Secret::new(REGISTRATION_TOKEN.to_owned()))
         };
         let plane = Plane::new(config, Rng::from_seed(s.seed ^ 0x91a7e));
@@ -75,6 +110,8 @@ impl PlaneHost {
             world,
             plane: RefCell::new(plane),
             answers: RefCell::default(),
+            opened: RefCell::default(),
+            streams: RefCell::default(),
             requests: Cell::new(0),
             counts: RefCell::default(),
             periods: RefCell::default(),
@@ -106,6 +143,16 @@ impl PlaneHost {
                 PlaneCommand::Respond { id, response } => {
                     self.answers.borrow_mut().insert(id, *response);
                 }
+                PlaneCommand::StreamStart { id, response } => {
+                    let (sender, frames) = mpsc::channel(FRAMES);
+                    self.streams.borrow_mut().insert(id, sender);
+                    self.opened.borrow_mut().insert(id, (*response, frames));
+                }
+                PlaneCommand::StreamSend { id, message } => self.say(id, Frame::data(encode_ping_response(&message))),
+                PlaneCommand::StreamEnd { id, status, message } => {
+                    self.say(id, Frame::trailers(trailers(status, message)));
+                    self.streams.borrow_mut().remove(&id);
+                }
                 PlaneCommand::JobChanged { job, state } => {
                     if self.states.borrow_mut().insert(job.clone(), state).is_none() {
                         self.jobs.borrow_mut().push(job.clone());
@@ -117,6 +164,14 @@ impl PlaneHost {
             }
         }
         self.timers_changed.notify_one();
+    }
+
+    /// Says something on a stream. A client that does not read, or has gone, loses it.
+    fn say(&self, id: u64, frame: Frame<Bytes>) {
+        let mut streams = self.streams.borrow_mut();
+        if streams.get(&id).is_some_and(|s| s.try_send(frame).is_err()) {
+            streams.remove(&id);
+        }
     }
 
     /// Serves until the run is over.
@@ -173,7 +228,8 @@ impl PlaneHost {
     async fn answer(self: Rc<Self>, request: Request<Incoming>, kill: Rc<Notify>) -> Result<Response<Body>, io::Error> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        let path = head.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+        let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
+        let path = path.strip_prefix("/alt").unwrap_or(path).to_owned();
         let authorization = head.headers.get("authorization").and_then(|v| v.to_str().ok());
         let seen = super::net::Seen::of(&self.world.0.tokens.borrow(), head.method.as_str(), &path, authorization);
         let token = authorization.and_then(|a| a.strip_prefix("Token ")).unwrap_or_default().to_owned();
@@ -188,13 +244,13 @@ impl PlaneHost {
         let applied = match &fault {
             None => true,
             Some(RequestFault::Html { applied } | RequestFault::Empty { applied } | RequestFault::Hang { applied }) => *applied,
-            Some(f) => !matches!(f, RequestFault::Status { .. } | RequestFault::ResetBefore | RequestFault::Action(_)),
+            Some(f) => !matches!(f, RequestFault::Status { .. } | RequestFault::ResetBefore | RequestFault::Action(_) | RequestFault::Endpoint(_)),
         };
-        let real = applied.then(|| self.ask(incoming, &seen.credential, seen.op, &body, seen.job.as_ref()));
+        let real = applied.then(|| self.clone().ask(incoming, seen.op, &body, seen.job.as_ref()));
         let status = match (&fault, &real) {
             (Some(RequestFault::Status { code, .. }), _) => *code,
-            (Some(RequestFault::Html { .. } | RequestFault::Empty { .. } | RequestFault::Action(_)), _) => 200,
-            (_, Some(r)) => r.status,
+            (Some(RequestFault::Html { .. } | RequestFault::Empty { .. } | RequestFault::Action(_) | RequestFault::Endpoint(_)), _) => 200,
+            (_, Some(r)) => r.status(),
             (_, None) => 0,
         };
         self.world.observed(Fact::Served {
@@ -207,7 +263,7 @@ impl PlaneHost {
         });
         let closed = || io::Error::new(io::ErrorKind::ConnectionReset, "a fault closes the connection");
         match (fault, real) {
-            (None, Some(r)) => Ok(respond(r)),
+            (None, Some(r)) => Ok(r.into_http()),
             (Some(RequestFault::Status { code, retry_after_ms }), _) => {
                 let mut r = Response::builder().status(code).header("content-type", "application/json");
                 if let Some(ms) = retry_after_ms {
@@ -220,27 +276,51 @@ impl PlaneHost {
                 r.map_err(io::Error::other)
             }
             (Some(RequestFault::Empty { .. }), _) => Ok(Response::new(full(""))),
-            (Some(RequestFault::ResetInside), Some(r)) => Ok(half(r)),
-            (Some(RequestFault::ResetAfter), Some(r)) => {
+            (Some(RequestFault::ResetInside), Some(Reply::Whole(r))) => Ok(half(r)),
+            (Some(RequestFault::ResetInside | RequestFault::ResetAfter), Some(r)) => {
                 tokio::task::spawn_local(async move {
                     tokio::time::sleep(Duration::from_millis(30)).await;
                     kill.notify_one();
                 });
-                Ok(respond(r))
+                Ok(r.into_http())
             }
             (Some(RequestFault::Hang { .. }), _) => std::future::pending().await,
             (Some(RequestFault::Slow { ms }), Some(r)) => {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
-                Ok(respond(r))
+                Ok(r.into_http())
             }
-            (Some(RequestFault::State(state)), Some(r)) if r.status == 200 => {
+            (Some(RequestFault::State(state)), Some(r)) if r.status() == 200 => {
                 let body = serde_json::json!({ "state": state }).to_string();
                 Ok(Response::new(full(&body)))
             }
-            (Some(RequestFault::State(_)), Some(r)) => Ok(respond(r)),
+            (Some(RequestFault::State(_)), Some(r)) => Ok(r.into_http()),
             (Some(RequestFault::Action(action)), _) => {
                 let body = serde_json::json!({ "action": action }).to_string();
                 Ok(Response::new(full(&body)))
+            }
+            (Some(RequestFault::Endpoint(path)), _) => {
+                let body = serde_json::json!({ "endpoint": format!("http://{HOST}{path}"), "action": "idle" }).to_string();
+                Ok(Response::new(full(&body)))
+            }
+            (Some(RequestFault::Grpc { code, after_ms }), Some(Reply::Stream(r, mut frames))) => {
+                frames.ends(after_ms, code);
+                Ok(Reply::Stream(r, frames).into_http())
+            }
+            (Some(RequestFault::Dumb { ms }), Some(Reply::Stream(r, mut frames))) => {
+                frames.say_nothing();
+                frames.ends(ms, 0);
+                Ok(Reply::Stream(r, frames).into_http())
+            }
+            (Some(RequestFault::Twice), Some(Reply::Stream(r, mut frames))) => {
+                frames.say_twice();
+                Ok(Reply::Stream(r, frames).into_http())
+            }
+            (Some(RequestFault::NamelessJob), Some(Reply::Stream(r, mut frames))) => {
+                frames.say_first(encode_ping_response(&StreamMessage::Job { id: "".into() }));
+                Ok(Reply::Stream(r, frames).into_http())
+            }
+            (Some(RequestFault::Grpc { .. } | RequestFault::Dumb { .. } | RequestFault::Twice | RequestFault::NamelessJob), Some(r)) => {
+                Ok(r.into_http())
             }
             _ => Err(closed()),
         }
@@ -259,7 +339,8 @@ impl PlaneHost {
         }
         let fits = |f: &RequestFault| match f {
             RequestFault::State(_) => op == Op::JobState,
-            RequestFault::Action(_) => op == Op::Ping,
+            RequestFault::Action(_) | RequestFault::Endpoint(_) => op == Op::Ping,
+            RequestFault::Grpc { .. } | RequestFault::Dumb { .. } | RequestFault::NamelessJob | RequestFault::Twice => op == Op::Stream,
             _ => true,
         };
         if let Some(plan) = self.schedule().requests.iter().find(|r| r.op == op && r.nth == nth && fits(&r.fault)) {
@@ -270,19 +351,22 @@ impl PlaneHost {
     }
 
     /// Asks the machine.
-    fn ask(&self, request: PlaneRequest, credential: &Credential, op: Op, body: &[u8], job: Option<&JobId>) -> PlaneResponse {
+    fn ask(self: Rc<Self>, request: PlaneRequest, op: Op, body: &[u8], job: Option<&JobId>) -> Reply {
         let id = self.requests.get() + 1;
         self.requests.set(id);
         self.feed(PlaneEvent::Request { id, request: Box::new(request) });
+        if let Some((response, frames)) = self.opened.borrow_mut().remove(&id) {
+            return Reply::Stream(response, Streamed::new(id, self.clone(), frames));
+        }
         let response = self.answers.borrow_mut().remove(&id).expect("a plane that holds nothing answers at once");
         if response.status < 300 {
-            self.learn(op, body, &response, job, credential);
+            self.learn(op, body, &response, job);
         }
-        response
+        Reply::Whole(response)
     }
 
     /// Learns whose the tokens are that the machine hands out.
-    fn learn(&self, op: Op, body: &[u8], response: &PlaneResponse, job: Option<&JobId>, _: &Credential) {
+    fn learn(&self, op: Op, body: &[u8], response: &PlaneResponse, job: Option<&JobId>) {
         let answer = || serde_json::from_slice::<Value>(&response.body).unwrap_or_default();
         let mut tokens = self.world.0.tokens.borrow_mut();
         match op {
@@ -310,9 +394,18 @@ impl PlaneHost {
     pub(super) fn create_job(&self, number: usize) {
         let plan = &self.schedule().jobs[number];
         let mut step = CommandStep::new(plan.script.command());
+        if self.schedule().signatures != Signatures::Off {
+            step.raw = r#"{"signature":{"value":"simulated"}}"#.into();
+        }
         step.timeout = (plan.timeout_s > 0).then(|| Duration::from_secs(plan.timeout_s));
         let spec = BuildSpec { steps: vec![StepSpec::from(step)], commit: "HEAD".into(), branch: "main".into(), ..BuildSpec::default() };
         self.feed(PlaneEvent::CreateBuild(Box::new(spec)));
+    }
+
+    /// Makes the first job of the schedule, for an agent that acquires it.
+    pub fn acquirable(&self) -> JobId {
+        self.create_job(0);
+        self.job(0).expect("a build of one step has one job")
     }
 
     pub(super) fn job(&self, number: usize) -> Option<JobId> {
@@ -352,15 +445,19 @@ impl PlaneHost {
 }
 
 fn full(text: &str) -> Body {
-    Full::new(Bytes::copy_from_slice(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
+    Box::pin(Full::new(Bytes::copy_from_slice(text.as_bytes())).map_err(|never| match never {}))
 }
 
 fn respond(response: PlaneResponse) -> Response<Body> {
+    respond_with(&response, Box::pin(Full::new(response.body.clone()).map_err(|never| match never {})))
+}
+
+fn respond_with(response: &PlaneResponse, body: Body) -> Response<Body> {
     let mut r = Response::builder().status(response.status);
     for (name, value) in &response.headers {
         r = r.header(name, value);
     }
-    r.body(Full::new(response.body).map_err(|never| match never {}).boxed_unsync()).expect("the machine answers with well-formed headers")
+    r.body(body).expect("the machine answers with well-formed headers")
 }
 
 /// The head and half of the body, then nothing more.
@@ -372,6 +469,6 @@ fn half(response: PlaneResponse) -> Response<Body> {
     Response::builder()
         .status(status)
         .header("content-length", body.len())
-        .body(StreamBody::new(stream::iter(frames)).boxed_unsync())
+        .body(Box::pin(StreamBody::new(stream::iter(frames))) as Body)
         .expect("a status and a length")
 }

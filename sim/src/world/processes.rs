@@ -41,6 +41,8 @@ struct Group {
     pid: u32,
     job: JobId,
     pty: bool,
+    /// Name of the agent's hook that it is, if it is one: such a process is no job's, and told of as a hook.
+    hook: Option<&'static str>,
     members: RefCell<BTreeMap<u32, Rc<Member>>>,
     next_member: Cell<u32>,
     status: Cell<Option<ExitStatus>>,
@@ -61,7 +63,7 @@ struct Member {
     waiting: RefCell<VecDeque<OsSignal>>,
     wake: Notify,
     dead: Cell<bool>,
-    holds: bool,
+    holds: Cell<bool>,
     escaped: bool,
     own_group: bool,
 }
@@ -80,31 +82,27 @@ pub(super) async fn spawn(world: World, spec: ProcessSpec) -> Result<(SimProcess
             return Err("error starting command: Exec format error (os error 8)".into());
         }
     }
-    let pid = world.0.pids.get() + 1;
-    world.0.pids.set(pid);
-    world.0.outputs.set(world.0.outputs.get() + 1);
-    let group = Rc::new(Group {
-        world: world.clone(),
-        pid,
-        job: job.clone(),
-        pty: spec.pty,
-        members: RefCell::default(),
-        next_member: Cell::new(LEADER + 1),
-        status: Cell::new(None),
-        ended: Notify::new(),
-        reaped: Cell::new(false),
-        killed: Cell::new(false),
-        line: Cell::new(0),
-        pipe: RefCell::default(),
-        readable: Notify::new(),
-        writable: Notify::new(),
-        closed: Cell::new(false),
-    });
-    world.observed(Fact::Spawned { pid, job, pty: spec.pty });
+    let group = Group::new(&world, job.clone(), spec.pty, None);
+    world.observed(Fact::Spawned { pid: group.pid, job, pty: spec.pty });
+    Ok(begin(group, script))
+}
+
+/// Starts a hook of the agent.
+pub(super) async fn spawn_hook(world: World, name: &'static str, job: Option<JobId>, script: Script) -> Result<(SimProcess, SimOutput), String> {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    world.observed(Fact::HookBegun { name, job: job.clone() });
+    if script.spawn == SpawnHow::Fails {
+        world.observed(Fact::HookOver { name, job, ok: false });
+        return Err("permission denied (os error 13)".into());
+    }
+    Ok(begin(Group::new(&world, job.unwrap_or_else(|| "agent".into()), false, Some(name)), script))
+}
+
+fn begin(group: Rc<Group>, script: Script) -> (SimProcess, SimOutput) {
     let leader = Member::new(script.on_signal, true, false, false);
     group.join(LEADER, leader.clone());
     tokio::task::spawn_local(lead(group.clone(), leader, script.acts));
-    Ok((SimProcess(group.clone()), SimOutput { group, over: false }))
+    (SimProcess(group.clone()), SimOutput { group, over: false })
 }
 
 /// The leader's life.
@@ -121,6 +119,21 @@ async fn lead(group: Rc<Group>, me: Rc<Member>, acts: Vec<Act>) {
                         return;
                     }
                 }
+            }
+            Act::Line(bytes) => {
+                let mut left = bytes;
+                while left > 0 {
+                    let n = left.min(4_096);
+                    left -= n;
+                    let written = group.write(Bytes::from(vec![b'x'; n as usize]));
+                    if interrupted(&group, &me, LEADER, written).await {
+                        return;
+                    }
+                }
+            }
+            Act::Close => {
+                me.holds.set(false);
+                group.readable.notify_one();
             }
             Act::Sleep(ms) => {
                 if interrupted(&group, &me, LEADER, tokio::time::sleep(Duration::from_millis(ms))).await {
@@ -161,7 +174,7 @@ async fn interrupted(group: &Rc<Group>, me: &Rc<Member>, number_of: u32, work: i
 /// What a member does with one catchable signal. `true`: it is dead.
 async fn meets(group: &Rc<Group>, me: &Rc<Member>, number_of: u32, signal: OsSignal) -> bool {
     let (after_ms, status) = match me.how.get() {
-        OnSignal::Stubborn => return false,
+        OnSignal::Stubborn | OnSignal::Stuck { .. } => return false,
         OnSignal::Ignores(0) | OnSignal::Dies => (0, ExitStatus::Signal(number(signal))),
         OnSignal::Ignores(n) => {
             me.how.set(OnSignal::Ignores(n - 1));
@@ -194,11 +207,55 @@ async fn meets(group: &Rc<Group>, me: &Rc<Member>, number_of: u32, signal: OsSig
 
 impl Member {
     fn new(how: OnSignal, holds: bool, escaped: bool, own_group: bool) -> Rc<Member> {
-        Rc::new(Member { how: Cell::new(how), waiting: RefCell::default(), wake: Notify::new(), dead: Cell::new(false), holds, escaped, own_group })
+        Rc::new(Member {
+            how: Cell::new(how),
+            waiting: RefCell::default(),
+            wake: Notify::new(),
+            dead: Cell::new(false),
+            holds: Cell::new(holds),
+            escaped,
+            own_group,
+        })
     }
 }
 
 impl Group {
+    fn new(world: &World, job: JobId, pty: bool, hook: Option<&'static str>) -> Rc<Group> {
+        let pid = world.0.pids.get() + 1;
+        world.0.pids.set(pid);
+        world.0.outputs.set(world.0.outputs.get() + 1);
+        Rc::new(Group {
+            world: world.clone(),
+            pid,
+            job,
+            pty,
+            hook,
+            members: RefCell::default(),
+            next_member: Cell::new(LEADER + 1),
+            status: Cell::new(None),
+            ended: Notify::new(),
+            reaped: Cell::new(false),
+            killed: Cell::new(false),
+            line: Cell::new(0),
+            pipe: RefCell::default(),
+            readable: Notify::new(),
+            writable: Notify::new(),
+            closed: Cell::new(false),
+        })
+    }
+
+    /// Tells of a process of a job; of a hook the beginning and the end are told.
+    fn observed(&self, fact: Fact) {
+        match (self.hook, fact) {
+            (None, fact) => self.world.observed(fact),
+            (Some(name), Fact::Reaped { status, .. }) => {
+                let job = (&*self.job != "agent").then(|| self.job.clone());
+                self.world.observed(Fact::HookOver { name, job, ok: status == ExitStatus::Code(0) });
+            }
+            (Some(_), _) => {}
+        }
+    }
+
     fn join(&self, number: u32, member: Rc<Member>) {
         self.members.borrow_mut().insert(number, member);
         self.tell_members();
@@ -211,7 +268,7 @@ impl Group {
     }
 
     fn tell_members(&self) {
-        self.world.observed(Fact::Members { pid: self.pid, alive: self.responsible() });
+        self.observed(Fact::Members { pid: self.pid, alive: self.responsible() });
     }
 
     fn fork(self: &Rc<Group>, fork: Fork) {
@@ -235,12 +292,17 @@ impl Group {
         member.wake.notify_one();
         if number == LEADER {
             self.status.set(Some(status));
-            self.world.observed(Fact::LeaderEnded { pid: self.pid, status });
+            self.observed(Fact::LeaderEnded { pid: self.pid, status });
             self.ended.notify_one();
             if self.pty {
                 // The terminal hangs up: what is left of the session's groups dies of it, unless it ignores the signal.
-                let hung: Vec<u32> =
-                    self.members.borrow().iter().filter(|(_, m)| !m.escaped && !matches!(m.how.get(), OnSignal::Stubborn)).map(|(n, _)| *n).collect();
+                let hung: Vec<u32> = self
+                    .members
+                    .borrow()
+                    .iter()
+                    .filter(|(_, m)| !m.escaped && !matches!(m.how.get(), OnSignal::Stubborn | OnSignal::Stuck { .. }))
+                    .map(|(n, _)| *n)
+                    .collect();
                 for n in hung {
                     self.die(n, ExitStatus::Signal(1));
                 }
@@ -279,12 +341,12 @@ impl Group {
         }
         if !self.closed.get() {
             self.pipe.borrow_mut().extend_from_slice(&text);
-            self.world.observed(Fact::Printed { pid: self.pid, len: text.len() as u64 });
+            self.observed(Fact::Printed { pid: self.pid, len: text.len() as u64 });
             self.readable.notify_one();
         }
     }
 
-    fn deliver(&self, signal: OsSignal, target: SignalTarget) {
+    fn deliver(self: &Rc<Group>, signal: OsSignal, target: SignalTarget) {
         if signal == OsSignal::Kill {
             // Direct children are collected first; an orphan of an ended leader is nobody's child any more.
             let leader_lives = self.status.get().is_none();
@@ -297,7 +359,16 @@ impl Group {
                 .map(|(n, _)| *n)
                 .collect();
             for n in hit {
-                self.die(n, ExitStatus::Signal(9));
+                let how = self.members.borrow().get(&n).map(|m| m.how.get());
+                if let Some(OnSignal::Stuck { ms }) = how {
+                    let group = self.clone();
+                    tokio::task::spawn_local(async move {
+                        tokio::time::sleep(Duration::from_millis(ms)).await;
+                        group.die(n, ExitStatus::Signal(9));
+                    });
+                } else {
+                    self.die(n, ExitStatus::Signal(9));
+                }
             }
             return;
         }
@@ -319,7 +390,7 @@ impl Process for SimProcess {
             loop {
                 if let Some(status) = group.status.get() {
                     assert!(!group.reaped.replace(true), "pid {} is reaped twice", group.pid);
-                    group.world.observed(Fact::Reaped { pid: group.pid, status });
+                    group.observed(Fact::Reaped { pid: group.pid, status });
                     return status;
                 }
                 group.ended.notified().await;
@@ -328,7 +399,7 @@ impl Process for SimProcess {
     }
 
     fn signal(&self, signal: OsSignal, target: SignalTarget) -> Result<(), String> {
-        self.0.world.observed(Fact::Signalled { pid: self.0.pid, signal, target });
+        self.0.observed(Fact::Signalled { pid: self.0.pid, signal, target });
         self.0.deliver(signal, target);
         Ok(())
     }
@@ -356,14 +427,14 @@ impl Output for SimOutput {
             };
             if !data.is_empty() {
                 group.writable.notify_waiters();
-                group.world.observed(Fact::Read { pid: group.pid, data: data.clone() });
+                group.observed(Fact::Read { pid: group.pid, data: data.clone() });
                 return Some(data);
             }
-            let writers = group.members.borrow().values().any(|m| m.holds);
+            let writers = group.members.borrow().values().any(|m| m.holds.get());
             if !writers {
                 if !self.over {
                     self.over = true;
-                    group.world.observed(Fact::OutputOver { pid: group.pid, cut: false });
+                    group.observed(Fact::OutputOver { pid: group.pid, cut: false });
                 }
                 return None;
             }
@@ -376,7 +447,7 @@ impl Drop for SimOutput {
     fn drop(&mut self) {
         let group = &self.group;
         if !self.over {
-            group.world.observed(Fact::OutputOver { pid: group.pid, cut: true });
+            group.observed(Fact::OutputOver { pid: group.pid, cut: true });
         }
         group.closed.set(true);
         group.writable.notify_waiters();
