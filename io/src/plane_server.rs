@@ -336,16 +336,23 @@ mod tests {
     use serde_json::{Value, json};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    struct Told(mpsc::UnboundedSender<PlaneCommand>);
+    /// Commands of one story that wait to be looked at.
+    const COMMANDS: usize = 4096;
+
+    struct Told(mpsc::Sender<PlaneCommand>);
 
     impl Watcher for Told {
         fn decided(&mut self, _: &Plane, commands: &[PlaneCommand]) {
-            commands.iter().for_each(|c| drop(self.0.send(c.clone())));
+            // A story that has ended reads no more.
+            for command in commands {
+                let full = matches!(self.0.try_send(command.clone()), Err(mpsc::error::TrySendError::Full(_)));
+                assert!(!full, "a story makes fewer commands");
+            }
         }
     }
 
     /// Runs `story` against a served plane with one build of one step.
-    fn with_plane<F: Future<Output = ()>>(story: impl FnOnce(SocketAddr, PlaneHandle, mpsc::UnboundedReceiver<PlaneCommand>) -> F) {
+    fn with_plane<F: Future<Output = ()>>(story: impl FnOnce(SocketAddr, PlaneHandle, mpsc::Receiver<PlaneCommand>) -> F) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let server = PlaneServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -355,7 +362,7 @@ mod tests {
                 streaming: Some(Duration::from_secs(55)),
                 ..PlaneConfig::embedded(Secret::new("reg"), format!("http://{address}"), WallClock::default())
             };
-            let (told, said) = mpsc::unbounded_channel();
+            let (told, said) = mpsc::channel(COMMANDS);
             let served = server.serve(Plane::new(config, Rng::from_seed(1)), Clock::start(), Told(told));
             tokio::select! {
                 biased;
