@@ -163,7 +163,7 @@ pub struct AgentLog {
 
 /// Log levels, lowest first (start-flags §9: NOTICE is below INFO).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the names are those of the specification's tables")]
 pub enum Level {
     Debug,
     Notice,
@@ -207,7 +207,7 @@ pub struct WorkerHealth {
 
 /// Things that are counted (start-and-worker §7.1, §7.2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the names are those of the specification's tables")]
 pub enum Metric {
     WorkerStarted,
     WorkerEnded,

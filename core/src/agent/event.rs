@@ -92,7 +92,7 @@ pub enum SignatureVerdict {
 
 /// Signals, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "named as the operating system names them")]
 pub enum OsSignal {
     Hup,
     Int,

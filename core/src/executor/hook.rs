@@ -318,7 +318,7 @@ impl PointRun {
         None
     }
 
-    #[allow(clippy::too_many_arguments)] // What a run consists of; a struct would only be taken apart again.
+    #[allow(clippy::too_many_arguments, reason = "what a run consists of; a struct would only be taken apart again")]
     fn run_wrapped(
         &mut self,
         job: &mut Job,
@@ -369,7 +369,7 @@ impl PointRun {
     }
 
     /// The outcome table of bootstrap §7.6.
-    #[allow(clippy::too_many_arguments)] // The columns of the table.
+    #[allow(clippy::too_many_arguments, reason = "the columns of the table")]
     fn outcome(
         &self,
         job: &mut Job,

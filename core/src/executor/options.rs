@@ -46,7 +46,7 @@ macro_rules! options {
     ($($name:ident $flag:literal $env:literal $kind:ident $default:literal $mark:ident $help:literal;)*) => {
         /// Names an option.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[allow(missing_docs)] // The table below says what each one is.
+        #[allow(missing_docs, reason = "the table below says what each one is")]
         pub enum Opt { $($name),* }
 
         /// All options, in the order of the specification.

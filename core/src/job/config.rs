@@ -150,7 +150,7 @@ pub struct JobConfig {
 
 /// `checkout-override-mode` (job-runner §3.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "named as the option's values")]
 pub enum OverrideMode {
     Strict,
     #[default]
