@@ -1,6 +1,6 @@
 //! Tags of an EC2 instance: meta-data through IMDSv2, and the instance's own tags through the EC2 API.
 
-use super::fetch::{Env, Fetch};
+use super::fetch::{Env, Fetch, object};
 use super::sigv4::{self, Credentials};
 
 /// Address of the instance metadata service; `AWS_EC2_METADATA_SERVICE_ENDPOINT` replaces it.
@@ -27,8 +27,7 @@ impl<'a> Imds<'a> {
     }
 
     async fn json(&self, path: &str) -> Result<serde_json::Value, String> {
-        let text = self.get(path).await?;
-        serde_json::from_str(&text).map_err(|e| format!("{path}: the answer is no JSON: {e}"))
+        object(&format!("{}/latest/{path}", self.base), &self.get(path).await?)
     }
 }
 
@@ -77,7 +76,7 @@ pub(super) async fn tags(fetch: &Fetch, env: Env<'_>) -> Result<Vec<String>, Str
     let query = format!("Action=DescribeTags&Filter.1.Name=resource-id&Filter.1.Value.1={}&Version=2016-11-15", instance.trim());
     let now = jiff::Timestamp::now();
     let headers = sigv4::sign_get(&credentials, &region, "ec2", host_of(&endpoint), "/", &query, now);
-    let answer = fetch.text("GET", &format!("{}/?{query}", endpoint.trim_end_matches('/')), &headers).await?;
+    let answer = fetch.api(&format!("{}/?{query}", endpoint.trim_end_matches('/')), &headers).await?;
     let tags = described_tags(&answer);
     if tags.is_empty() { Err("EC2 tags are empty".into()) } else { Ok(tags) }
 }

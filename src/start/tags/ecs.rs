@@ -10,8 +10,8 @@ pub(super) async fn meta_data(fetch: &Fetch, env: Env<'_>) -> Result<Vec<String>
     let Some(uri) = v4.or_else(|| env("ECS_CONTAINER_METADATA_URI").filter(|u| !u.is_empty())) else {
         return Err("neither ECS_CONTAINER_METADATA_URI_V4 nor ECS_CONTAINER_METADATA_URI is set; is this an ECS task?".into());
     };
-    let task = fetch.json("GET", &format!("{uri}/task"), &[]).await?;
-    let container = fetch.json("GET", &uri, &[]).await?;
+    let task = fetch.object(&format!("{uri}/task"), &[]).await?;
+    let container = fetch.object(&uri, &[]).await?;
     Ok(tags(&task, &container, is_v4))
 }
 

@@ -1,8 +1,9 @@
 //! Small requests to metadata services, and trying them again.
 
-use ibex_core::api::RawRequest;
+use ibex_core::api::{ProxyRules, RawRequest};
 use ibex_core::rng::Rng;
 use ibex_io::tokio::Http;
+use serde_json::Value;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +15,20 @@ const REQUEST: Duration = Duration::from_secs(5);
 
 /// Makes requests.
 pub(super) struct Fetch {
+    /// For the metadata services. They are reached over the link and hand out credentials: no proxy could, or should, see them.
+    direct: Http,
+    /// For the clouds' APIs.
     http: Http,
     rng: RefCell<Rng>,
 }
 
 impl Fetch {
     pub(super) fn new() -> Fetch {
-        Fetch { http: Http::new(false), rng: RefCell::new(Rng::from_bytes(crate::api::seed())) }
+        Fetch {
+            direct: Http::with_proxies(Ok(ProxyRules::default()), false),
+            http: Http::new(false),
+            rng: RefCell::new(Rng::from_bytes(crate::api::seed())),
+        }
     }
 
     /// Five tries, `wait` and up to a second between them.
@@ -42,27 +50,44 @@ impl Fetch {
         self.tries(whole / TRIES, attempt).await
     }
 
-    /// The body of a 2xx; everything else is an error that names the URL.
+    /// A metadata service's answer: the body of a 2xx. Everything else is an error that names the URL.
     pub(super) async fn text(&self, method: &'static str, url: &str, headers: &[(&'static str, String)]) -> Result<String, String> {
-        let request = RawRequest {
-            method,
-            url: url.to_owned(),
-            headers: headers.to_vec(),
-            extra_headers: Arc::default(),
-            body: (method != "GET").then(Default::default),
-        };
-        match tokio::time::timeout(REQUEST, self.http.exchange(&request)).await {
-            Err(_) => Err(format!("{method} {url}: no answer within {}s", REQUEST.as_secs())),
-            Ok(Err(e)) => Err(e.text),
-            Ok(Ok(r)) if (200..300).contains(&r.status) => Ok(String::from_utf8_lossy(&r.body).into_owned()),
-            Ok(Ok(r)) => Err(format!("{method} {url}: {}", ibex_core::api::status_text(r.status))),
-        }
+        exchange(&self.direct, method, url, headers).await
     }
 
-    /// The JSON body of a 2xx.
-    pub(super) async fn json(&self, method: &'static str, url: &str, headers: &[(&'static str, String)]) -> Result<serde_json::Value, String> {
-        let text = self.text(method, url, headers).await?;
-        serde_json::from_str(&text).map_err(|e| format!("{method} {url}: the answer is no JSON: {e}"))
+    /// A metadata service's answer that is a JSON object.
+    pub(super) async fn object(&self, url: &str, headers: &[(&'static str, String)]) -> Result<Value, String> {
+        object(url, &self.text("GET", url, headers).await?)
+    }
+
+    /// The answer of a cloud's API.
+    pub(super) async fn api(&self, url: &str, headers: &[(&'static str, String)]) -> Result<String, String> {
+        exchange(&self.http, "GET", url, headers).await
+    }
+}
+
+/// `text` as the JSON object that `url` should have answered with.
+pub(super) fn object(url: &str, text: &str) -> Result<Value, String> {
+    match serde_json::from_str(text) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err(format!("GET {url}: the answer is no JSON object")),
+        Err(e) => Err(format!("GET {url}: the answer is no JSON: {e}")),
+    }
+}
+
+async fn exchange(http: &Http, method: &'static str, url: &str, headers: &[(&'static str, String)]) -> Result<String, String> {
+    let request = RawRequest {
+        method,
+        url: url.to_owned(),
+        headers: headers.to_vec(),
+        extra_headers: Arc::default(),
+        body: (method != "GET").then(Default::default),
+    };
+    match tokio::time::timeout(REQUEST, http.exchange(&request)).await {
+        Err(_) => Err(format!("{method} {url}: no answer within {}s", REQUEST.as_secs())),
+        Ok(Err(e)) => Err(e.text),
+        Ok(Ok(r)) if (200..300).contains(&r.status) => Ok(String::from_utf8_lossy(&r.body).into_owned()),
+        Ok(Ok(r)) => Err(format!("{method} {url}: {}", ibex_core::api::status_text(r.status))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tags of a Google Cloud instance: meta-data, and labels through the Compute API.
 
-use super::fetch::{Env, Fetch};
+use super::fetch::{Env, Fetch, object};
 
 /// Host of the metadata server; `GCE_METADATA_HOST` replaces it.
 const METADATA: &str = "169.254.169.254";
@@ -53,15 +53,15 @@ pub(super) async fn paths(fetch: &Fetch, env: Env<'_>, pairs: &[(String, String)
 
 /// The labels of the instance. None at all counts as a failure: they may not be there yet.
 pub(super) async fn labels(fetch: &Fetch, env: Env<'_>) -> Result<Vec<String>, String> {
-    let token: serde_json::Value = serde_json::from_str(&get(fetch, env, "instance/service-accounts/default/token").await?)
-        .map_err(|e| format!("the service account's token is no JSON: {e}"))?;
+    let path = "instance/service-accounts/default/token";
+    let token = object(path, &get(fetch, env, path).await?)?;
     let token = token.get("access_token").and_then(|t| t.as_str()).unwrap_or_default();
     let project = get(fetch, env, "project/project-id").await?;
     let zone = get(fetch, env, "instance/zone").await?;
     let name = get(fetch, env, "instance/name").await?;
     let base = env("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE").filter(|e| !e.is_empty()).unwrap_or_else(|| COMPUTE.to_owned());
     let url = format!("{}/projects/{project}/zones/{}/instances/{name}", base.trim_end_matches('/'), last(&zone));
-    let instance = fetch.json("GET", &url, &[("authorization", format!("Bearer {token}"))]).await?;
+    let instance = object(&url, &fetch.api(&url, &[("authorization", format!("Bearer {token}"))]).await?)?;
     let labels: Vec<String> = match instance.get("labels").and_then(|l| l.as_object()) {
         Some(labels) => labels.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect(),
         None => Vec::new(),
