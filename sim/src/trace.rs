@@ -176,6 +176,8 @@ pub enum Said {
         action: String,
         /// Job offered.
         job: Option<JobId>,
+        /// It names an endpoint.
+        moves: bool,
     },
     /// Accept and acquire.
     Job(JobId),

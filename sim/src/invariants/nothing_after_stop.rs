@@ -39,7 +39,11 @@ mod tests {
 
     #[test]
     fn an_accept_after_the_server_said_disconnect_is_seen() {
-        let told = Story::new().connected(1).sent(100, 3, "ping", "w1", "").said(120, 3, Said::Ping { action: "disconnect".into(), job: None });
+        let told = Story::new().connected(1).sent(100, 3, "ping", "w1", "").said(
+            120,
+            3,
+            Said::Ping { action: "disconnect".into(), job: None, moves: false },
+        );
         told.clone().sent(130, 1, "accept", "w1", "J").breaks(INVARIANT);
         told.sent(130, 1, "accept", "w2", "J").holds(INVARIANT);
     }

@@ -1,9 +1,10 @@
 //! V9: one accept and one process per job, over all delivery channels; one job at a time per worker
 //! (races §0.1, R12; start-and-worker I1, I2, I10, I34; job-runner I1, I13, I31).
 
-use super::view::View;
+use super::view::{Call, Job, View};
 use super::{Invariant, Violation};
-use crate::trace::Op;
+use crate::trace::{Credential, Op};
+use ibex_core::retry;
 
 pub(super) const INVARIANT: Invariant = Invariant {
     id: "V9",
@@ -15,7 +16,8 @@ pub(super) const INVARIANT: Invariant = Invariant {
 fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     for (id, job) in &v.jobs {
         if let Some((accepted, _)) = job.accepted {
-            for again in job.accepts.iter().filter(|c| c.sent > accepted && c.request.credential == job.accepts[0].request.credential) {
+            let ours = |c: &Call<'_>| job.worker.is_some_and(|w| c.request.credential == Credential::Worker(w));
+            for again in job.accepts.iter().filter(|c| c.sent > accepted && ours(c) && !dropped(job, c.sent)) {
                 out.push(Violation::at("V9", again.sent, format!("{id} was accepted before, and is accepted again")));
             }
         }
@@ -39,6 +41,15 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
             }
         }
     }
+}
+
+/// Whether the worker had dropped the job again: its start was refused, or tried as often as its plan allows. It never ran, so
+/// another offer of it may be taken (races R18, R12; start-and-worker §9.10, step 4).
+fn dropped(job: &Job<'_>, before: usize) -> bool {
+    let accepted = job.accepts.iter().filter(|c| c.ok() && c.sent < before).map(|c| c.sent).max().unwrap_or(0);
+    let starts: Vec<_> = job.starts.iter().filter(|c| c.sent > accepted && c.sent < before).collect();
+    let all = starts.len() >= retry::START.attempts as usize;
+    starts.last().is_some_and(|last| !last.ok() && last.returned.is_some_and(|(i, _, _)| i < before) && (last.rejected() || all))
 }
 
 #[cfg(test)]
@@ -65,5 +76,12 @@ mod tests {
         let job =
             Story::new().connected(1).started(100).spawned(200).exited(300, ExitStatus::Code(0)).finish(310, 9, "0", "", "", 0).got(320, 9, 200);
         job.sent(900, 10, "accept", "w1", "J").breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_second_accept_of_a_job_whose_start_was_refused_is_well_and_of_one_whose_start_is_retried_is_not() {
+        let job = |status| Story::new().connected(1).accepted(100).sent(130, 5, "start", "J", "J").got(150, 5, status);
+        job(422).sent(900, 10, "accept", "w1", "J").holds(INVARIANT);
+        job(503).sent(900, 10, "accept", "w1", "J").breaks(INVARIANT);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::view::{Call, SLACK, View};
 use super::{Invariant, Violation};
-use crate::trace::{Got, Op};
+use crate::trace::{Got, Op, Said};
 use ibex_core::limits::{CHUNKS_IN_FLIGHT, EXCHANGE};
 use ibex_core::machine::Instant;
 use ibex_core::retry::{self, Plan};
@@ -145,7 +145,15 @@ fn one_at_a_time(calls: &[Call<'_>], out: &mut Vec<Violation>) {
 /// when an answer comes after it; none after a rejection.
 fn pings(v: &View<'_>, worker: u32, out: &mut Vec<Violation>) {
     let pings = v.of_worker(worker, Op::Ping);
-    if let Some((i, at, _)) = pings.iter().find(|c| c.rejected()).and_then(|c| c.returned)
+    // The test of the endpoint that the answer before has named follows it at once; whatever becomes of it, the endpoint in force
+    // goes on, so its rejection is not one of the worker (agent-api §7.3; start-and-worker §9.6).
+    let mut tests: Vec<bool> = Vec::new();
+    for (n, ping) in pings.iter().enumerate() {
+        let names = |got: &Got| matches!(got, Got::Answer { status: 200..=299, said: Said::Ping { moves: true, .. }, .. });
+        let before = n.checked_sub(1).filter(|m| !tests[*m]).and_then(|m| pings[m].returned);
+        tests.push(before.is_some_and(|(_, at, got)| names(got) && at == ping.sent_at));
+    }
+    if let Some((i, at, _)) = (0..pings.len()).find(|n| pings[*n].rejected() && !tests[*n]).and_then(|n| pings[n].returned)
         && let Some(later) = pings.iter().find(|c| c.sent > i && c.sent_at > at)
     {
         out.push(Violation::at("V10", later.sent, format!("{}: a ping after one was rejected", later.request)));
@@ -158,9 +166,8 @@ fn pings(v: &View<'_>, worker: u32, out: &mut Vec<Violation>) {
         // Each end of a stream may bring one ping besides (fallbacks).
         let streams = v.of_worker(worker, Op::Stream);
         let fallbacks = streams.iter().filter(|c| c.returned.is_some_and(|(i, _, _)| i > first.sent && i < last.sent)).count() as u128;
-        // The test of another endpoint follows a ping in the same instant.
-        let tests = pings[n - 9..=n].windows(2).filter(|w| w[0].returned.is_some_and(|(_, at, _)| at == w[1].sent_at)).count() as u128;
-        let allowed = length.as_nanos() / p + 3 + jobs + fallbacks + tests;
+        let tested = tests[n - 8..=n].iter().filter(|t| **t).count() as u128;
+        let allowed = length.as_nanos() / p + 3 + jobs + fallbacks + tested;
         if 10 > allowed {
             out.push(Violation::at("V10", last.sent, format!("worker {worker}: 10 pings within {length:?}, allowed are {allowed}")));
         }
@@ -222,6 +229,18 @@ mod tests {
         let three = Story::new().chunk(100, 5, 1, 0, "x").chunk(100, 6, 2, 1, "x").chunk(100, 7, 3, 2, "x");
         three.clone().holds(INVARIANT);
         three.chunk(110, 8, 4, 3, "x").breaks(INVARIANT);
+    }
+
+    #[test]
+    fn the_rejected_test_of_another_endpoint_rejects_that_endpoint_only() {
+        let story = |moves, at| {
+            let told = Said::Ping { action: "idle".into(), job: None, moves };
+            let tested = Story::new().connected(1).sent(1_000, 5, "ping", "w1", "").said(1_020, 5, told).sent(at, 6, "ping", "w1", "");
+            tested.got(at + 20, 6, 404).sent(3_000, 7, "ping", "w1", "")
+        };
+        story(true, 1_020).holds(INVARIANT);
+        story(true, 1_500).breaks(INVARIANT);
+        story(false, 1_020).breaks(INVARIANT);
     }
 
     #[test]

@@ -92,10 +92,14 @@ impl Story {
         self.fact(ms, Fact::AgentExit { code, killed_jobs: false })
     }
 
+    /// Job `J` is accepted by worker 1 (call 1).
+    pub(super) fn accepted(self, ms: u64) -> Story {
+        self.sent(ms, 1, "accept", "w1", JOB).said(ms + 20, 1, Said::Job(JOB.into()))
+    }
+
     /// Job `J` is accepted by worker 1 (calls 1 and 2) and started, its files written.
     pub(super) fn started(self, ms: u64) -> Story {
-        self.sent(ms, 1, "accept", "w1", JOB)
-            .said(ms + 20, 1, Said::Job(JOB.into()))
+        self.accepted(ms)
             .fact(ms + 20, Fact::FilesWritten { owner: Owner::Job { worker: 1, generation: 1 }, job: JOB.into() })
             .sent(ms + 20, 2, "start", JOB, JOB)
             .got(ms + 40, 2, 200)

@@ -50,8 +50,11 @@ impl fmt::Display for Got {
                     Said::Nothing => Ok(()),
                     Said::Garbage => f.write_str(" garbage"),
                     Said::Registered => f.write_str(" registered"),
-                    Said::Ping { action, job: Some(job) } => write!(f, " action={action:?} job={job}"),
-                    Said::Ping { action, job: None } => write!(f, " action={action:?}"),
+                    Said::Ping { action, job, moves } => {
+                        write!(f, " action={action:?}")?;
+                        job.iter().try_for_each(|job| write!(f, " job={job}"))?;
+                        f.write_str(if *moves { " other-endpoint" } else { "" })
+                    }
                     Said::Job(job) => write!(f, " job={job}"),
                     Said::State(state) => write!(f, " state={state}"),
                 }

@@ -396,7 +396,7 @@ fn said(op: Op, body: &[u8]) -> Said {
         Op::Register => Said::Registered,
         Op::Ping => {
             let job = json.get("job").and_then(|j| j["id"].as_str()).map(Into::into);
-            Said::Ping { action: text("action"), job }
+            Said::Ping { action: text("action"), job, moves: !text("endpoint").is_empty() }
         }
         Op::Accept | Op::Acquire => Said::Job(text("id").into()),
         Op::JobState => Said::State(text("state")),
