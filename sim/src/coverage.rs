@@ -63,7 +63,7 @@ impl Coverage {
         }
     }
 
-    /// The list of what was reached and what was not, and the share that was, in percent.
+    /// The list of what was reached and what was not, and the share of the reachable ones that was, in percent.
     ///
     /// # Errors
     /// A list cannot be read, or an exception has no reason or names nothing that exists.
@@ -98,8 +98,16 @@ impl Coverage {
         if new > 0 {
             let _ = writeln!(out, "{new} made that are not in {LIST} (coverage --learn adds them)");
         }
-        let percent = (seen.len() as u64 * 100).checked_div(all.len() as u64).unwrap_or(100);
-        let _ = writeln!(out, "{percent} % of the {} transitions that exist were reached; {} are excused", all.len(), excused.len());
+        let share = |of: usize| (seen.len() as u64 * 100).checked_div(of as u64).unwrap_or(100);
+        let unreachable = excused.keys().filter(|step| !seen.contains(*step)).count();
+        let percent = share(all.len() - unreachable);
+        let _ = writeln!(
+            out,
+            "{percent} % of the {} transitions that a run can make were reached ({} % of all {}, of which {unreachable} are excused)",
+            all.len() - unreachable,
+            share(all.len()),
+            all.len()
+        );
         Ok((out, percent))
     }
 

@@ -69,6 +69,9 @@ pub enum RequestFault {
     NamelessJob,
     /// A ping stream says each thing twice.
     Twice,
+    /// A ping, or the beginning of a stream, brings the first so many jobs of the run, whatever has become of them (a ping: the last
+    /// of them).
+    Offer(usize),
 }
 
 /// To the world.
@@ -150,6 +153,7 @@ impl RequestFault {
             RequestFault::Dumb { ms } => format!("silent for {ms} ms"),
             RequestFault::NamelessJob => "job without id".into(),
             RequestFault::Twice => "everything twice".into(),
+            RequestFault::Offer(n) => format!("offer of {n} jobs"),
         }
     }
 }
@@ -208,6 +212,7 @@ pub enum Kind {
     StaleState,
     Stream,
     Endpoint,
+    Offer,
 }
 
 /// All kinds.
@@ -237,6 +242,7 @@ pub const KINDS: &[Kind] = &[
     Kind::StaleState,
     Kind::Stream,
     Kind::Endpoint,
+    Kind::Offer,
 ];
 
 /// A subset of the kinds.
@@ -267,6 +273,7 @@ pub fn for_request(rng: &mut Rng, kinds: &BTreeSet<Kind>, op: Op) -> Option<Requ
             Kind::StaleState => op == Op::JobState,
             Kind::Stream => op == Op::Stream,
             Kind::Endpoint => op == Op::Ping,
+            Kind::Offer => matches!(op, Op::Ping | Op::Stream),
             _ => false,
         })
         .collect();
@@ -291,6 +298,7 @@ pub fn for_request(rng: &mut Rng, kinds: &BTreeSet<Kind>, op: Op) -> Option<Requ
             2 => RequestFault::Dumb { ms: rng.below(70_000) },
             _ => RequestFault::Grpc { code: [0, 4, 13, 14, 2, 8][rng.below(6) as usize], after_ms: rng.below(20_000) },
         },
+        Kind::Offer => RequestFault::Offer(1 + rng.below(4) as usize),
         Kind::Endpoint => RequestFault::Endpoint(["/alt/v3", "/v3"][rng.below(2) as usize].into()),
         Kind::StaleState => RequestFault::State(["running", "accepted", "canceled", "timing_out"][rng.below(4) as usize].into()),
         _ => RequestFault::Slow { ms: 50 + rng.below(20_000) },

@@ -92,6 +92,9 @@ pub struct Fork {
     /// Ignores all catchable signals, SIGHUP included.
     #[serde(default, skip_serializing_if = "is_default")]
     pub stubborn: bool,
+    /// SIGKILL takes so many milliseconds.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stuck_ms: u64,
     /// Keeps the output open.
     #[serde(default, skip_serializing_if = "is_default")]
     pub holds: bool,
@@ -152,6 +155,7 @@ impl Script {
                     holds: rng.below(2) == 0,
                     escaped: rng.below(4) == 0,
                     own_group: rng.below(4) == 0,
+                    stuck_ms: 0,
                 }),
                 _ => Act::Sleep(rng.below(6_000)),
             });

@@ -76,6 +76,8 @@ fn flipping() -> Schedule {
     let s = streaming(Schedule { jobs: jobs([Script::simple(200, 2_000, 0)]), ..Schedule::default() });
     let s = ends.into_iter().zip(1..).fold(s, |s, ((code, after_ms), nth)| s.request(Op::Stream, nth, RequestFault::Grpc { code, after_ms }));
     let s = s.request(Op::Stream, 11, RequestFault::NamelessJob).request(Op::Stream, 12, status(503));
+    let silent = [(13, 0), (13, 0), (13, 0), (4, 0), (13, 0), (13, 0), (4, 300), (13, 0), (13, 0), (0, 300)];
+    let s = silent.into_iter().zip(15..).fold(s, |s, ((code, after_ms), nth)| s.request(Op::Stream, nth, RequestFault::Grpc { code, after_ms }));
     let s = s.request(Op::Stream, 13, RequestFault::Dumb { ms: 100 }).request(Op::Stream, 14, RequestFault::Dumb { ms: 70_000 });
     Schedule { faults_over_ms: 600_000, ..s }
 }
@@ -101,6 +103,49 @@ pub(super) fn r16e(place: u64) -> Schedule {
     if place.is_multiple_of(2) { s.request(Op::Accept, 1, RequestFault::Slow { ms: 2_000 }) } else { s }
 }
 
+/// What is pending while the stream ends for good: the poll side holds the gate, or a job is being accepted.
+pub(super) fn r16p(place: u64) -> Schedule {
+    let s = streaming(Schedule { jobs: jobs([0, 1, 2].map(|n| Script::simple(100, 900 + 300 * n, 0))), ..Schedule::default() });
+    let ends = RequestFault::Grpc { code: 12, after_ms: 100 + 50 * (place / 4) };
+    match place % 4 {
+        0 => {
+            let s = s.request(Op::Stream, 1, RequestFault::Grpc { code: 13, after_ms: 0 }).request(Op::Ping, 1, RequestFault::Slow { ms: 7_000 });
+            s.request(Op::Stream, 2, ends.clone()).request(Op::Stream, 3, ends)
+        }
+        1 => {
+            let s = s.request(Op::Stream, 1, RequestFault::Grpc { code: 13, after_ms: 0 }).request(Op::Ping, 1, RequestFault::Slow { ms: 7_000 });
+            s.request(Op::Stream, 2, RequestFault::Offer(3)).request(Op::Stream, 3, RequestFault::Offer(3))
+        }
+        2 => {
+            let s =
+                s.request(Op::Accept, 1, RequestFault::Slow { ms: 9_000 }).request(Op::Stream, 1, RequestFault::Grpc { code: 12, after_ms: 4_000 });
+            star(s, 1 + place, WorldFault::Hold { ms: 10 })
+                .event(When::AtMs(2_000 + 20 * place), WorldFault::Pause(1))
+                .event(When::AtMs(15_000), WorldFault::Resume(1))
+        }
+        _ => s.request(Op::Stream, 1, RequestFault::Offer(3)).request(Op::Stream, 2, RequestFault::Offer(3)),
+    }
+}
+
+/// Streams that bring jobs without an id, some of them when their window is over.
+pub(super) fn nameless(seed: u64) -> Schedule {
+    let s = streaming(Schedule { seed, workers: 8, jobs: jobs([Script::simple(100, 900, 0)]), ..Schedule::default() });
+    s.event(When::AtMs(0), WorldFault::Period { op: Some(Op::Stream), fault: RequestFault::NamelessJob, ms: 50_000 })
+}
+
+/// A job that was run is offered again; to an agent that leaves, to a paused one.
+pub(super) fn offered(place: u64) -> Schedule {
+    let s = Schedule { jobs: jobs([Script::simple(200, 1_000, 0)]), ..Schedule::default() };
+    let again = |s: Schedule, n| s.request(Op::Ping, n, RequestFault::Offer(1));
+    let s = match place % 4 {
+        0 => again(again(s, 3), 5),
+        1 => again(again(Schedule { one_shot: true, ..s }, 2), 3),
+        2 => again(again(again(s, 3).request(Op::Ping, 4, RequestFault::Action("pause".into())), 5), 6),
+        _ => again(again(Schedule { acquire: true, ..s }, 1), 2),
+    };
+    star(s, place, WorldFault::Cut)
+}
+
 pub(super) fn r19(seed: u64) -> Schedule {
     let s = Schedule { seed, acquire: true, jobs: jobs([Script::talker(100, 30, 4_000)]), faults_over_ms: 480_000, ..Schedule::default() };
     (1..=6).fold(s, |s, n| s.request(Op::Acquire, n, locked(423, 40_000)))
@@ -114,7 +159,8 @@ pub(super) fn r23(place: u64) -> Schedule {
 
 pub(super) fn r28(place: u64) -> Schedule {
     let on_signal = if place.is_multiple_of(3) { OnSignal::Stubborn } else { OnSignal::Dies };
-    let hook = Script { on_signal, ..Script::simple(80, 1_200, i32::from(place % 7 == 3)) };
+    let ms = if on_signal == OnSignal::Stubborn { 8_000 } else { 1_200 };
+    let hook = Script { on_signal, ..Script::simple(80, ms, i32::from(place % 7 == 3)) };
     let hooks = Hooks { pre_bootstrap: Some(hook), ..Hooks::default() };
     let signatures = [Signatures::Valid, Signatures::InvalidButRun, Signatures::Off, Signatures::Invalid, Signatures::Broken][(place % 5) as usize];
     star(Schedule { hooks, signatures, jobs: jobs([Script::simple(200, 1_500, 0)]), ..Schedule::default() }, place, QUIT)
@@ -125,12 +171,18 @@ pub(super) fn r28s(place: u64) -> Schedule {
     let hook = |ms, code| Some(Script { on_signal, ..Script::simple(80, ms, code) });
     let hooks = Hooks { startup: hook(700, i32::from(place % 11 == 5)), shutdown: hook(20_000, 0), pre_bootstrap: None };
     let s = Schedule { hooks, workers: 2, jobs: jobs([Script::simple(200, 1_500, 0)]), ..Schedule::default() };
-    star(star(s, place, TERM), if place == 0 { 0 } else { place + 40 }, TERM)
+    let first = if place % 5 == 2 { WorldFault::Signal(OsSignal::Hup) } else { TERM };
+    star(star(s, place, first), if place == 0 { 0 } else { place + 40 }, TERM)
 }
 
 pub(super) fn r29(place: u64) -> Schedule {
     let s = Schedule { jobs: jobs([Script::talker(900, 3, 500)]), ..Schedule::default() };
-    star(s.request(Op::Finish, 1, status(503)).request(Op::Finish, 2, RequestFault::Hang { applied: true }), place, QUIT)
+    let s = if place.is_multiple_of(2) {
+        s.request(Op::Finish, 1, status(503)).request(Op::Finish, 2, RequestFault::Hang { applied: true })
+    } else {
+        Schedule { faults_over_ms: 150_000, ..s }.event(When::AtMs(0), WorldFault::Period { op: Some(Op::Finish), fault: status(503), ms: 120_000 })
+    };
+    star(s, place, QUIT)
 }
 
 pub(super) fn r33(seed: u64) -> Schedule {
@@ -221,17 +273,19 @@ pub(super) fn flawed(seed: u64) -> Schedule {
 
 pub(super) fn exhausted(seed: u64) -> Schedule {
     let s = Schedule { seed, jobs: jobs([Script::simple(900, 1_000, 0)]), faults_over_ms: 2_400_000, ..Schedule::default() };
-    let op = [Op::Connect, Op::Start, Op::Chunk, Op::Finish][(seed % 4) as usize];
+    let op = [Op::Connect, Op::Start, Op::Chunk, Op::Finish, Op::Heartbeat][(seed % 5) as usize];
+    let s = if op == Op::Heartbeat { Schedule { heartbeat_s: 60, faults_over_ms: 300_000, ..s } } else { s };
     s.event(When::AtMs(0), WorldFault::Period { op: Some(op), fault: status(503), ms: 2_300_000 })
 }
 
 pub(super) fn stuck(seed: u64) -> Schedule {
-    let script = match seed % 4 {
+    let forced = seed.is_multiple_of(2);
+    let script = match seed / 2 % 4 {
         0 => Script { on_signal: OnSignal::Stuck { ms: 2_500 }, ..Script::simple(100, 60_000, 0) },
         1 => Script { acts: vec![Act::Print(100), Act::Close, Act::Sleep(2_000), Act::Exit(3)], ..Script::default() },
         // A member that holds the output and cannot be ended for longer than the drain.
         2 => {
-            let member = Act::Fork(Fork { ms: 90_000, stubborn: true, holds: true, ..Fork::default() });
+            let member = Act::Fork(Fork { ms: 90_000, stuck_ms: 25_000, holds: true, ..Fork::default() });
             Script { on_signal: OnSignal::Dies, acts: vec![member, Act::Print(100), Act::Sleep(60_000)], ..Script::default() }
         }
         _ => {
@@ -240,12 +294,13 @@ pub(super) fn stuck(seed: u64) -> Schedule {
         }
     };
     let s = Schedule { seed, pty: false, jobs: jobs([script]), ..Schedule::default() };
-    s.event(When::AtMs(5_000), WorldFault::Cancel(0))
+    s.event(When::AtMs(5_000), if forced { QUIT } else { WorldFault::Cancel(0) })
 }
 
 pub(super) fn start_trouble(place: u64) -> Schedule {
     let s = Schedule { jobs: vec![JobPlan { at_ms: 500, script: Script::simple(100, 1_000, 0), timeout_s: 0 }], ..Schedule::default() };
     let s = if place.is_multiple_of(2) { s.event(When::AtMs(10), WorldFault::DiskFull { ms: 15_000 }) } else { s };
+    let s = if place % 4 == 1 { Schedule { flaw: Flaw::Bootstrap, ..s } } else { s };
     let s = s.request(Op::Start, 1, status(503)).request(Op::Start, 2, status(503)).request(Op::Start, 3, RequestFault::Hang { applied: true });
     star(s, place, QUIT)
 }

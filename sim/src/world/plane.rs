@@ -244,12 +244,16 @@ impl PlaneHost {
         let applied = match &fault {
             None => true,
             Some(RequestFault::Html { applied } | RequestFault::Empty { applied } | RequestFault::Hang { applied }) => *applied,
-            Some(f) => !matches!(f, RequestFault::Status { .. } | RequestFault::ResetBefore | RequestFault::Action(_) | RequestFault::Endpoint(_)),
+            Some(f) => {
+                !matches!(f, RequestFault::Status { .. } | RequestFault::ResetBefore | RequestFault::Action(_) | RequestFault::Endpoint(_))
+                    && !(seen.op == Op::Ping && matches!(f, RequestFault::Offer(_)))
+            }
         };
         let real = applied.then(|| self.clone().ask(incoming, seen.op, &body, seen.job.as_ref()));
         let status = match (&fault, &real) {
             (Some(RequestFault::Status { code, .. }), _) => *code,
-            (Some(RequestFault::Html { .. } | RequestFault::Empty { .. } | RequestFault::Action(_) | RequestFault::Endpoint(_)), _) => 200,
+            (Some(RequestFault::Html { .. } | RequestFault::Empty { .. } | RequestFault::Action(_) | RequestFault::Endpoint(_)), _)
+            | (Some(RequestFault::Offer(_)), None) => 200,
             (_, Some(r)) => r.status(),
             (_, None) => 0,
         };
@@ -302,6 +306,18 @@ impl PlaneHost {
                 let body = serde_json::json!({ "endpoint": format!("http://{HOST}{path}"), "action": "idle" }).to_string();
                 Ok(Response::new(full(&body)))
             }
+            (Some(RequestFault::Offer(n)), None) => {
+                let job = n.checked_sub(1).and_then(|n| self.job(n)).map(|id| serde_json::json!({ "id": id }));
+                Ok(Response::new(full(&serde_json::json!({ "action": "", "job": job }).to_string())))
+            }
+            (Some(RequestFault::Offer(n)), Some(Reply::Stream(r, mut frames))) => {
+                let jobs = (0..n).filter_map(|n| self.job(n));
+                let said: Vec<u8> = jobs.flat_map(|id| encode_ping_response(&StreamMessage::Job { id })).collect();
+                if !said.is_empty() {
+                    frames.say_first(said.into());
+                }
+                Ok(Reply::Stream(r, frames).into_http())
+            }
             (Some(RequestFault::Grpc { code, after_ms }), Some(Reply::Stream(r, mut frames))) => {
                 frames.ends(after_ms, code);
                 Ok(Reply::Stream(r, frames).into_http())
@@ -319,9 +335,12 @@ impl PlaneHost {
                 frames.say_first(encode_ping_response(&StreamMessage::Job { id: "".into() }));
                 Ok(Reply::Stream(r, frames).into_http())
             }
-            (Some(RequestFault::Grpc { .. } | RequestFault::Dumb { .. } | RequestFault::Twice | RequestFault::NamelessJob), Some(r)) => {
-                Ok(r.into_http())
-            }
+            (
+                Some(
+                    RequestFault::Grpc { .. } | RequestFault::Dumb { .. } | RequestFault::Twice | RequestFault::NamelessJob | RequestFault::Offer(_),
+                ),
+                Some(r),
+            ) => Ok(r.into_http()),
             _ => Err(closed()),
         }
     }
@@ -340,6 +359,7 @@ impl PlaneHost {
         let fits = |f: &RequestFault| match f {
             RequestFault::State(_) => op == Op::JobState,
             RequestFault::Action(_) | RequestFault::Endpoint(_) => op == Op::Ping,
+            RequestFault::Offer(_) => matches!(op, Op::Ping | Op::Stream),
             RequestFault::Grpc { .. } | RequestFault::Dumb { .. } | RequestFault::NamelessJob | RequestFault::Twice => op == Op::Stream,
             _ => true,
         };

@@ -274,7 +274,11 @@ impl Group {
     fn fork(self: &Rc<Group>, fork: Fork) {
         let number = self.next_member.get();
         self.next_member.set(number + 1);
-        let how = if fork.stubborn { OnSignal::Stubborn } else { OnSignal::Dies };
+        let how = match fork.stuck_ms {
+            0 if fork.stubborn => OnSignal::Stubborn,
+            0 => OnSignal::Dies,
+            ms => OnSignal::Stuck { ms },
+        };
         let member = Member::new(how, fork.holds, fork.escaped, fork.own_group);
         self.join(number, member.clone());
         let group = self.clone();
