@@ -133,6 +133,27 @@ pub enum WorldFault {
 }
 
 impl RequestFault {
+    /// Whether it can happen to this operation.
+    pub(crate) fn fits(&self, op: Op) -> bool {
+        match self {
+            RequestFault::State(_) => op == Op::JobState,
+            RequestFault::Action(_) | RequestFault::Endpoint(_) => op == Op::Ping,
+            RequestFault::Offer(_) => matches!(op, Op::Ping | Op::Stream),
+            RequestFault::Grpc { .. } | RequestFault::Dumb { .. } | RequestFault::NamelessJob | RequestFault::Twice => op == Op::Stream,
+            _ => true,
+        }
+    }
+
+    /// Whether the control plane sees the request all the same.
+    pub(crate) fn reaches(&self, op: Op) -> bool {
+        match self {
+            RequestFault::Html { applied } | RequestFault::Empty { applied } | RequestFault::Hang { applied } => *applied,
+            RequestFault::Status { .. } | RequestFault::ResetBefore | RequestFault::Action(_) | RequestFault::Endpoint(_) => false,
+            RequestFault::Offer(_) => op == Op::Stream,
+            _ => true,
+        }
+    }
+
     /// Its name in traces and tables.
     pub fn name(&self) -> String {
         match self {

@@ -264,7 +264,7 @@ fn everything(seeds: (u64, u64)) -> Result<Coverage, String> {
             (_, true) => {
                 let step = (run(&(s.schedule)(0)).trace.entries.len() as u64 / PLACES).max(1);
                 // Scenarios may vary with the remainder of the place: an odd step meets all remainders.
-                let step = if step > 1 && step % 2 == 0 { step + 1 } else { step };
+                let step = if step > 1 && step.is_multiple_of(2) { step + 1 } else { step };
                 ((0, PLACES + 1), step)
             }
             (_, false) => ((0, 10), 1),

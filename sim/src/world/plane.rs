@@ -241,14 +241,7 @@ impl PlaneHost {
             received: WallTime::from_nanos(EPOCH_NANOS + self.world.now().as_nanos() as i64),
             body: body.clone(),
         };
-        let applied = match &fault {
-            None => true,
-            Some(RequestFault::Html { applied } | RequestFault::Empty { applied } | RequestFault::Hang { applied }) => *applied,
-            Some(f) => {
-                !matches!(f, RequestFault::Status { .. } | RequestFault::ResetBefore | RequestFault::Action(_) | RequestFault::Endpoint(_))
-                    && !(seen.op == Op::Ping && matches!(f, RequestFault::Offer(_)))
-            }
-        };
+        let applied = fault.as_ref().is_none_or(|f| f.reaches(seen.op));
         let real = applied.then(|| self.clone().ask(incoming, seen.op, &body, seen.job.as_ref()));
         let status = match (&fault, &real) {
             (Some(RequestFault::Status { code, .. }), _) => *code,
@@ -356,18 +349,11 @@ impl PlaneHost {
         if self.faults_over.get() {
             return None;
         }
-        let fits = |f: &RequestFault| match f {
-            RequestFault::State(_) => op == Op::JobState,
-            RequestFault::Action(_) | RequestFault::Endpoint(_) => op == Op::Ping,
-            RequestFault::Offer(_) => matches!(op, Op::Ping | Op::Stream),
-            RequestFault::Grpc { .. } | RequestFault::Dumb { .. } | RequestFault::NamelessJob | RequestFault::Twice => op == Op::Stream,
-            _ => true,
-        };
-        if let Some(plan) = self.schedule().requests.iter().find(|r| r.op == op && r.nth == nth && fits(&r.fault)) {
+        if let Some(plan) = self.schedule().requests.iter().find(|r| r.op == op && r.nth == nth && r.fault.fits(op)) {
             return Some(plan.fault.clone());
         }
         let now = self.world.now();
-        self.periods.borrow().iter().find(|(until, of, f)| now < *until && of.is_none_or(|o| o == op) && fits(f)).map(|(_, _, f)| f.clone())
+        self.periods.borrow().iter().find(|(until, of, f)| now < *until && of.is_none_or(|o| o == op) && f.fits(op)).map(|(_, _, f)| f.clone())
     }
 
     /// Asks the machine.
