@@ -99,7 +99,7 @@ mod tests {
 
     fn call(ms: u64, call: u64, op: Op, job: Option<&str>, said: Said) -> Vec<(u64, Fact)> {
         let credential = Credential::Worker(1);
-        let sent = Fact::Sent(Request { call, credential, op, job: job.map(Into::into), payload: Payload::None });
+        let sent = Fact::Sent(Request { call, credential, op, job: job.map(Into::into), endpoint: crate::trace::ENDPOINT, payload: Payload::None });
         vec![(ms, sent), (ms + 20, Fact::Returned { call, got: Got::Answer { status: 200, said, retry_after_ms: None } })]
     }
 

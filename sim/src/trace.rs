@@ -109,6 +109,18 @@ pub enum Payload {
         /// Log bytes.
         data: Option<Bytes>,
     },
+    /// A start.
+    Start {
+        /// On the clock of the run, if it is a time.
+        started_at: Option<Instant>,
+    },
+    /// An acquire, by its headers.
+    Acquire {
+        /// `X-Buildkite-Backoff-Sequence`
+        sequence: Option<u64>,
+        /// `X-Buildkite-Lock-Acquire-Job` is `1`.
+        lock: bool,
+    },
     /// Indexes of a batch of header times.
     HeaderTimes(Vec<u64>),
     /// A finish.
@@ -123,6 +135,8 @@ pub enum Payload {
         chunks_failed: u64,
         /// `ignore_agent_in_dispatches`
         ignore_agent: Option<bool>,
+        /// On the clock of the run, if it is a time.
+        finished_at: Option<Instant>,
         /// Whole body, for the comparison of attempts.
         body: String,
     },
@@ -139,9 +153,16 @@ pub struct Request {
     pub op: Op,
     /// Job named in the path.
     pub job: Option<JobId>,
+    /// Path of the endpoint it went to.
+    pub endpoint: &'static str,
     /// What it carried.
     pub payload: Payload,
 }
+
+/// The endpoint that every agent is configured with.
+pub const ENDPOINT: &str = "/v3";
+/// The endpoint that pings may name.
+pub const OTHER_ENDPOINT: &str = "/alt/v3";
 
 /// How an exchange ended for the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,9 +197,11 @@ pub enum Said {
         action: String,
         /// Job offered.
         job: Option<JobId>,
-        /// It names an endpoint.
-        moves: bool,
+        /// Path of the endpoint named; empty if none is.
+        endpoint: String,
     },
+    /// The gRPC status that ended a stream.
+    Status(u32),
     /// Accept and acquire.
     Job(JobId),
     /// Job state.
@@ -452,7 +475,14 @@ mod tests {
     fn an_entry_reads_as_one_line() {
         let e = Entry {
             at: Instant::from_millis(1234),
-            fact: Fact::Sent(Request { call: 7, credential: Credential::Worker(2), op: Op::Ping, job: None, payload: Payload::None }),
+            fact: Fact::Sent(Request {
+                call: 7,
+                credential: Credential::Worker(2),
+                op: Op::Ping,
+                job: None,
+                endpoint: ENDPOINT,
+                payload: Payload::None,
+            }),
         };
         assert_eq!(e.to_string(), "     1.234000 sent #7 ping as w2");
     }

@@ -1,4 +1,4 @@
-//! `ibex-sim`: soak · replay · explain · coverage · diagram.
+//! `ibex-sim`: soak · replay · explain · coverage · diagram · invariants.
 
 use clap::{Parser, Subcommand};
 use ibex_sim::coverage::Coverage;
@@ -83,6 +83,12 @@ enum Command {
         #[arg(long, value_parser = range, default_value = "0..300")]
         seeds: (u64, u64),
     },
+    /// Writes the map from invariants to what watches them.
+    Invariants {
+        /// Where to.
+        #[arg(long, default_value = "docs/invariants.md")]
+        into: PathBuf,
+    },
     /// Lists the scenarios.
     Scenarios,
     /// Prints the digest of each run, to compare processes.
@@ -133,6 +139,11 @@ fn execute(command: Command) -> Result<bool, String> {
         }
         Command::Coverage { seeds, at_least, learn } => coverage(seeds, at_least, learn),
         Command::Diagram { into, seeds } => diagram(&into, seeds),
+        Command::Invariants { into } => {
+            std::fs::write(&into, ibex_sim::invariants::rows::document()).map_err(|e| format!("{}: {e}", into.display()))?;
+            println!("{}", into.display());
+            Ok(true)
+        }
         Command::Scenarios => {
             for s in scenarios::ALL {
                 println!("{:<14} {}", s.name, s.about);

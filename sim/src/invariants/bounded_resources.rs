@@ -1,6 +1,7 @@
 //! V11: files, exchanges and outputs return to their baseline after every job, also one that never ran
 //! (races §0.1; job-runner §2.6, W4, I42).
 
+use super::rows::Ref::R;
 use super::view::View;
 use super::{Invariant, Violation};
 use crate::trace::Fact;
@@ -9,6 +10,8 @@ pub(super) const INVARIANT: Invariant = Invariant {
     id: "V11",
     title: "bounded resources",
     rule: "job-runner §2.6, W4, I42: files of a job exist from before start until before finish",
+    file: file!(),
+    rows: &[R(42)],
     check,
 };
 

@@ -1,14 +1,21 @@
 //! V1: after any cause of stopping the process ends within its stated bound, whatever network and children do
 //! (races §0.1; start-and-worker §1 S16, §4, I43, I44).
 
+use super::rows::Ref::{R, S};
 use super::view::{SLACK, View};
 use super::{Invariant, Violation};
 use crate::trace::{Fact, Op};
 use ibex_core::machine::Instant;
 use std::time::Duration;
 
-pub(super) const INVARIANT: Invariant =
-    Invariant { id: "V1", title: "bounded stop", rule: "start-and-worker §4: force timer at T + S + C + 1 s; third signal at once", check };
+pub(super) const INVARIANT: Invariant = Invariant {
+    id: "V1",
+    title: "bounded stop",
+    rule: "start-and-worker §4: force timer at T + S + C + 1 s; third signal at once",
+    file: file!(),
+    rows: &[S(43), S(44), S(46), R(45)],
+    check,
+};
 
 fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     let end = v.exit.map(|(_, at, _)| at);

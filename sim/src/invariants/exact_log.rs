@@ -1,14 +1,21 @@
 //! V5: bytes read = bytes in acknowledged chunks + bytes in chunks counted as failed. No overlap; offsets and sequences
 //! contiguous (races §0.1; job-runner I8, I15–I18, I28).
 
+use super::rows::Ref::R;
 use super::view::{Job, View};
 use super::{Invariant, Violation};
 use crate::schedule::Timestamps;
 use crate::trace::Payload;
 use std::collections::BTreeMap;
 
-pub(super) const INVARIANT: Invariant =
-    Invariant { id: "V5", title: "exact log", rule: "job-runner I8, I15–I18: every byte read is in one chunk, uploaded or counted", check };
+pub(super) const INVARIANT: Invariant = Invariant {
+    id: "V5",
+    title: "exact log",
+    rule: "job-runner I8, I15–I18: every byte read is in one chunk, uploaded or counted",
+    file: file!(),
+    rows: &[R(8), R(15), R(16), R(17), R(18), R(24), R(28)],
+    check,
+};
 
 struct Chunk {
     entry: usize,

@@ -1,6 +1,7 @@
 //! V7: from connect to the end of the last job, in every state, the gap between heartbeat attempts is at most H + one attempt
 //! limit; no other call can delay them (races §0.1; start-and-worker §9.3, I17–I19).
 
+use super::rows::Ref::S;
 use super::view::{SLACK, View};
 use super::{Invariant, Violation};
 use crate::trace::Op;
@@ -8,8 +9,14 @@ use ibex_core::limits::EXCHANGE;
 use ibex_core::machine::Instant;
 use std::time::Duration;
 
-pub(super) const INVARIANT: Invariant =
-    Invariant { id: "V7", title: "heartbeats", rule: "start-and-worker §9.3, I17–I19: every H from connect until the last job is over", check };
+pub(super) const INVARIANT: Invariant = Invariant {
+    id: "V7",
+    title: "heartbeats",
+    rule: "start-and-worker §9.3, I17–I19: every H from connect until the last job is over",
+    file: file!(),
+    rows: &[S(17), S(18)],
+    check,
+};
 
 fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     let trace_end = v.entries.last().map_or(Instant::ZERO, |e| e.at);

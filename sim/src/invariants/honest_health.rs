@@ -1,6 +1,7 @@
 //! V16: health and watchdog are bad whenever no contact has succeeded for two intervals; the job shown is the job held
 //! (races §0.1, R23; start-and-worker §7, §8, I59, I62).
 
+use super::rows::Ref::S;
 use super::view::{SLACK, View};
 use super::{Invariant, Violation};
 use crate::trace::{Fact, Op};
@@ -9,6 +10,8 @@ pub(super) const INVARIANT: Invariant = Invariant {
     id: "V16",
     title: "honest health",
     rule: "start-and-worker §8, I59, I62: no watchdog without contact in 2 H; the status page shows the job held",
+    file: file!(),
+    rows: &[S(59), S(62)],
     check,
 };
 
@@ -40,7 +43,9 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
                 }
             }
             Fact::Health { worker, job: Some(id), .. } => {
-                let held = v.jobs.get(id).is_some_and(|j| j.worker == Some(*worker) && j.accepted.is_some_and(|(a, _)| a <= i));
+                let held = v.jobs.get(id).is_some_and(|j| {
+                    j.rounds.iter().any(|r| r.worker == *worker && r.accepted.0 <= i && r.over.is_none_or(|o| v.entries[o].at >= e.at))
+                });
                 if !held {
                     out.push(Violation::at("V16", i, format!("worker {worker} is shown with {id}, which it does not hold")));
                 }

@@ -3,6 +3,7 @@
 //!
 //! Simulated processes print the id of their job in every line, so that a byte in the wrong log is seen.
 
+use super::rows::Ref::S;
 use super::view::View;
 use super::{Invariant, Violation};
 use crate::trace::{Credential, Op};
@@ -11,6 +12,8 @@ pub(super) const INVARIANT: Invariant = Invariant {
     id: "V13",
     title: "isolation",
     rule: "start-and-worker I52: each credential on its own requests only; each byte in its own log",
+    file: file!(),
+    rows: &[S(52)],
     check,
 };
 

@@ -1,6 +1,7 @@
 //! What must hold on every trace, whatever went wrong: one file per property, each citing the rule that it checks
 //! (races §0.1; the invariant tables of start-and-worker §12 and job-runner §11).
 
+pub mod rows;
 mod story;
 pub mod view;
 
@@ -15,6 +16,7 @@ mod nothing_after_stop;
 mod one_run;
 mod one_terminal_report;
 mod order;
+mod ping_rate;
 mod policies;
 mod retry_hygiene;
 mod sticky_cancel;
@@ -54,6 +56,10 @@ pub struct Invariant {
     pub title: &'static str,
     /// Where the specification says so.
     pub rule: &'static str,
+    /// The file that it is in.
+    pub file: &'static str,
+    /// Rows of the invariant tables that it watches.
+    pub rows: &'static [rows::Ref],
     /// Appends what does not hold.
     pub check: fn(&View<'_>, &mut Vec<Violation>),
 }
@@ -75,6 +81,7 @@ pub const ALL: &[Invariant] = &[
     isolation::INVARIANT,
     policies::INVARIANT,
     honest_health::INVARIANT,
+    ping_rate::INVARIANT,
 ];
 
 /// Checks every property.

@@ -1,11 +1,18 @@
 //! V4: when a cancelled job's finish is sent, no process is left in the groups the specification makes us responsible for
 //! (races §0.1; job-runner §5.10, I38, I39).
 
+use super::rows::Ref::R;
 use super::view::View;
 use super::{Invariant, Violation};
 
-pub(super) const INVARIANT: Invariant =
-    Invariant { id: "V4", title: "no survivors", rule: "job-runner I38, I39: leader reaped, group empty before finish after a cancel", check };
+pub(super) const INVARIANT: Invariant = Invariant {
+    id: "V4",
+    title: "no survivors",
+    rule: "job-runner I38, I39: leader reaped, group empty before finish after a cancel",
+    file: file!(),
+    rows: &[R(38), R(39)],
+    check,
+};
 
 fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     for (id, job) in &v.jobs {

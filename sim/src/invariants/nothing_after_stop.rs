@@ -1,5 +1,6 @@
 //! V8: no accept or acquire is sent after a stop was observed (races §0.1, R08; start-and-worker §9.11, I3).
 
+use super::rows::Ref::S;
 use super::view::View;
 use super::{Invariant, Violation};
 use crate::trace::{Credential, Op};
@@ -8,6 +9,8 @@ pub(super) const INVARIANT: Invariant = Invariant {
     id: "V8",
     title: "nothing after stop",
     rule: "start-and-worker §9.11, I3: no new accept, acquire, ping or connect after a stop",
+    file: file!(),
+    rows: &[S(3), S(20)],
     check,
 };
 
@@ -42,7 +45,7 @@ mod tests {
         let told = Story::new().connected(1).sent(100, 3, "ping", "w1", "").said(
             120,
             3,
-            Said::Ping { action: "disconnect".into(), job: None, moves: false },
+            Said::Ping { action: "disconnect".into(), job: None, endpoint: String::new() },
         );
         told.clone().sent(130, 1, "accept", "w1", "J").breaks(INVARIANT);
         told.sent(130, 1, "accept", "w2", "J").holds(INVARIANT);

@@ -1,14 +1,21 @@
 //! V2: a job whose start was accepted gets a finish; at most one finish is acknowledged; nothing is sent for the job after it
 //! settled (races §0.1; job-runner I2–I6).
 
+use super::rows::Ref::R;
 use super::view::{Job, View};
 use super::{Invariant, Violation};
 use crate::trace::Payload;
 use ibex_core::machine::Instant;
 use std::time::Duration;
 
-pub(super) const INVARIANT: Invariant =
-    Invariant { id: "V2", title: "one terminal report", rule: "job-runner I2–I6: one finish owed and one settled, then silence", check };
+pub(super) const INVARIANT: Invariant = Invariant {
+    id: "V2",
+    title: "one terminal report",
+    rule: "job-runner I2–I6: one finish owed and one settled, then silence",
+    file: file!(),
+    rows: &[R(2), R(3), R(4), R(5), R(6), R(45)],
+    check,
+};
 
 fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     for (id, job) in &v.jobs {

@@ -1,12 +1,19 @@
 //! V6: output drained → chunks settled → finish settled → disconnect → exit. Never inverted, on no path
 //! (races §0.1; job-runner I7, I12; start-and-worker I6–I9).
 
+use super::rows::Ref::{R, S};
 use super::view::{Call, View};
 use super::{Invariant, Violation};
 use crate::trace::{Got, Op};
 
-pub(super) const INVARIANT: Invariant =
-    Invariant { id: "V6", title: "order", rule: "job-runner I7; start-and-worker I6–I9: drained, settled, finished, disconnected, gone", check };
+pub(super) const INVARIANT: Invariant = Invariant {
+    id: "V6",
+    title: "order",
+    rule: "job-runner I7; start-and-worker I6–I9: drained, settled, finished, disconnected, gone",
+    file: file!(),
+    rows: &[S(7), S(8), S(9), S(19), S(57), R(7)],
+    check,
+};
 
 fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     for (id, job) in &v.jobs {

@@ -1,6 +1,7 @@
 //! V15: idle and one-shot exits never fire over a held or just delivered job, and do fire within a bound otherwise
 //! (races §0.1, R09, R10, R14; start-and-worker §6, I25, I30).
 
+use super::rows::Ref::S;
 use super::view::{SLACK, View};
 use super::{Invariant, Violation};
 use crate::trace::{Got, Op, Said};
@@ -10,6 +11,8 @@ pub(super) const INVARIANT: Invariant = Invariant {
     id: "V15",
     title: "policies",
     rule: "start-and-worker §6, §9.9, I25, I30: one job in one-shot mode; idle exit only after T of idleness",
+    file: file!(),
+    rows: &[S(25), S(30)],
     check,
 };
 

@@ -1,9 +1,10 @@
 //! V10: classification is total; every attempt has its own limit; every sleep ends on cancel; the request rate is bounded under
 //! every fault (races §0.1; agent-api §4; start-and-worker §0.3, I6, I15–I17; job-runner §1, I1, I19–I21).
 
+use super::rows::Ref::{R, S};
 use super::view::{Call, SLACK, View};
 use super::{Invariant, Violation};
-use crate::trace::{Got, Op, Said};
+use crate::trace::{Got, Op};
 use ibex_core::limits::{CHUNKS_IN_FLIGHT, EXCHANGE};
 use ibex_core::machine::Instant;
 use ibex_core::retry::{self, Plan};
@@ -14,6 +15,8 @@ pub(super) const INVARIANT: Invariant = Invariant {
     id: "V10",
     title: "retry hygiene",
     rule: "agent-api §4, job-runner §1, I19–I21: plans, limits and classification of every retry",
+    file: file!(),
+    rows: &[S(6), S(17), S(61), R(1), R(19), R(20), R(21)],
     check,
 };
 
@@ -26,7 +29,9 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
         }
     }
     for job in v.jobs.values() {
-        plan(&retry::START, &job.starts, None, out);
+        for starts in job.starts_by_round() {
+            plan(&retry::START, starts, None, out);
+        }
         plan(&retry::FINISH, &job.finishes, None, out);
         let mut by_sequence: BTreeMap<u64, Vec<Call<'_>>> = BTreeMap::new();
         for c in &job.chunks {
@@ -53,8 +58,6 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
         plan(&retry::CONNECT, &calls(Op::Connect), Some(true), out);
         plan(&retry::DISCONNECT, &calls(Op::Disconnect), Some(true), out);
         one_at_a_time(&calls(Op::Heartbeat), out);
-        one_at_a_time(&calls(Op::Ping), out);
-        pings(v, w, out);
     }
 }
 
@@ -141,39 +144,6 @@ fn one_at_a_time(calls: &[Call<'_>], out: &mut Vec<Violation>) {
     }
 }
 
-/// At most `floor(L/P) + 2` pings in a window, plus one for each job that ended in it (I15), plus one for the tick that is kept
-/// when an answer comes after it; none after a rejection.
-fn pings(v: &View<'_>, worker: u32, out: &mut Vec<Violation>) {
-    let pings = v.of_worker(worker, Op::Ping);
-    // The test of the endpoint that the answer before has named follows it at once; whatever becomes of it, the endpoint in force
-    // goes on, so its rejection is not one of the worker (agent-api §7.3; start-and-worker §9.6).
-    let mut tests: Vec<bool> = Vec::new();
-    for (n, ping) in pings.iter().enumerate() {
-        let names = |got: &Got| matches!(got, Got::Answer { status: 200..=299, said: Said::Ping { moves: true, .. }, .. });
-        let before = n.checked_sub(1).filter(|m| !tests[*m]).and_then(|m| pings[m].returned);
-        tests.push(before.is_some_and(|(_, at, got)| names(got) && at == ping.sent_at));
-    }
-    if let Some((i, at, _)) = (0..pings.len()).find(|n| pings[*n].rejected() && !tests[*n]).and_then(|n| pings[n].returned)
-        && let Some(later) = pings.iter().find(|c| c.sent > i && c.sent_at > at)
-    {
-        out.push(Violation::at("V10", later.sent, format!("{}: a ping after one was rejected", later.request)));
-    }
-    let p = v.setup.ping.as_nanos().max(1);
-    for (n, last) in pings.iter().enumerate() {
-        let Some(first) = n.checked_sub(9).map(|m| pings[m]) else { continue };
-        let length = last.sent_at.since(first.sent_at);
-        let jobs = v.jobs.values().filter(|j| j.worker == Some(worker) && j.over().is_some_and(|i| i > first.sent && i < last.sent)).count() as u128;
-        // Each end of a stream may bring one ping besides (fallbacks).
-        let streams = v.of_worker(worker, Op::Stream);
-        let fallbacks = streams.iter().filter(|c| c.returned.is_some_and(|(i, _, _)| i > first.sent && i < last.sent)).count() as u128;
-        let tested = tests[n - 8..=n].iter().filter(|t| **t).count() as u128;
-        let allowed = length.as_nanos() / p + 3 + jobs + fallbacks + tested;
-        if 10 > allowed {
-            out.push(Violation::at("V10", last.sent, format!("worker {worker}: 10 pings within {length:?}, allowed are {allowed}")));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::story::Story;
@@ -229,30 +199,5 @@ mod tests {
         let three = Story::new().chunk(100, 5, 1, 0, "x").chunk(100, 6, 2, 1, "x").chunk(100, 7, 3, 2, "x");
         three.clone().holds(INVARIANT);
         three.chunk(110, 8, 4, 3, "x").breaks(INVARIANT);
-    }
-
-    #[test]
-    fn the_rejected_test_of_another_endpoint_rejects_that_endpoint_only() {
-        let story = |moves, at| {
-            let told = Said::Ping { action: "idle".into(), job: None, moves };
-            let tested = Story::new().connected(1).sent(1_000, 5, "ping", "w1", "").said(1_020, 5, told).sent(at, 6, "ping", "w1", "");
-            tested.got(at + 20, 6, 404).sent(3_000, 7, "ping", "w1", "")
-        };
-        story(true, 1_020).holds(INVARIANT);
-        story(true, 1_500).breaks(INVARIANT);
-        story(false, 1_020).breaks(INVARIANT);
-    }
-
-    #[test]
-    fn a_storm_of_pings_is_seen() {
-        let pings = |gap: u64| {
-            let mut s = Story::new().connected(1);
-            for n in 0..12 {
-                s = s.sent(1_000 + n * gap, 70 + n, "ping", "w1", "").got(1_010 + n * gap, 70 + n, 200);
-            }
-            s
-        };
-        pings(2_000).holds(INVARIANT);
-        pings(100).breaks(INVARIANT);
     }
 }

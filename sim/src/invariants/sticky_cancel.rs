@@ -2,14 +2,21 @@
 //! is being ended: one interrupt, then a kill after the grace period and not earlier
 //! (races §0.1; start-and-worker I4, I5; job-runner §7.3, I32–I37, I44).
 
+use super::rows::Ref::{R, S};
 use super::view::{Job, SLACK, View};
 use super::{Invariant, Violation};
 use ibex_core::agent::OsSignal;
 use ibex_core::machine::Instant;
 use std::time::Duration;
 
-pub(super) const INVARIANT: Invariant =
-    Invariant { id: "V3", title: "sticky cancel", rule: "job-runner I32–I36: no spawn after a cancel; interrupt once, kill after S", check };
+pub(super) const INVARIANT: Invariant = Invariant {
+    id: "V3",
+    title: "sticky cancel",
+    rule: "job-runner I32–I36: no spawn after a cancel; interrupt once, kill after S",
+    file: file!(),
+    rows: &[S(4), S(5), S(20), S(24), R(32), R(33), R(34), R(35), R(36), R(37), R(44), R(46)],
+    check,
+};
 
 fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     for (id, job) in &v.jobs {

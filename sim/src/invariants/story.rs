@@ -3,10 +3,10 @@
 
 use super::Invariant;
 use super::view::{Setup, View};
-use crate::trace::{Credential, Fact, Got, Op, Payload, Request, Said, Trace};
+use crate::trace::{Credential, ENDPOINT, Fact, Got, OTHER_ENDPOINT, Op, Payload, Request, Said, Trace};
 use bytes::Bytes;
 use ibex_core::agent::OsSignal;
-use ibex_core::machine::{Instant, Owner};
+use ibex_core::machine::{Instant, Owner, Transition};
 use ibex_core::process::{ExitStatus, SignalTarget};
 
 /// A trace that is being told.
@@ -60,11 +60,20 @@ impl Story {
             None if who == "registration" => Credential::Registration,
             None => Credential::Job(who.into()),
         };
-        Request { call, credential, op: op(op_name), job: (!job.is_empty()).then(|| job.into()), payload }
+        Request { call, credential, op: op(op_name), job: (!job.is_empty()).then(|| job.into()), endpoint: ENDPOINT, payload }
     }
 
     pub(super) fn sent(self, ms: u64, call: u64, op: &str, who: &str, job: &str) -> Story {
         self.fact(ms, Fact::Sent(Story::request(call, op, who, job, Payload::None)))
+    }
+
+    /// The same at the other endpoint.
+    pub(super) fn sent_at_other(self, ms: u64, call: u64, op: &str, who: &str) -> Story {
+        self.fact(ms, Fact::Sent(Request { endpoint: OTHER_ENDPOINT, ..Story::request(call, op, who, "", Payload::None) }))
+    }
+
+    pub(super) fn step(self, ms: u64, machine: &'static str, from: &'static str, event: &'static str, to: &'static str) -> Story {
+        self.fact(ms, Fact::Transition(Transition { owner: Owner::Worker(1), machine, from, event, to }))
     }
 
     pub(super) fn got(self, ms: u64, call: u64, status: u16) -> Story {
@@ -142,6 +151,7 @@ impl Story {
             signal_reason: reason.into(),
             chunks_failed: failed,
             ignore_agent: None,
+            finished_at: None,
             body: format!("{exit_status} {signal} {reason} {failed}"),
         };
         self.fact(ms, Fact::Sent(Story::request(call, "finish", JOB, JOB, payload)))

@@ -1,6 +1,7 @@
 //! V12: status, signal and reason follow the result table; a cancelled or never-run job is never a success
 //! (races §0.1, R24, R25; job-runner §2.2, §2.3, §7.6, I9, I11).
 
+use super::rows::Ref::R;
 use super::view::{Cause, Job, Setup, View};
 use super::{Invariant, Violation};
 use crate::schedule::{Flaw, Signatures};
@@ -11,6 +12,8 @@ pub(super) const INVARIANT: Invariant = Invariant {
     id: "V12",
     title: "true result",
     rule: "job-runner §2.3, §7.6, I9: a function of the exit and of the causes observed before it",
+    file: file!(),
+    rows: &[R(9), R(10), R(11), R(44), R(46)],
     check,
 };
 

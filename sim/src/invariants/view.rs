@@ -3,7 +3,7 @@
 use crate::schedule::{Flaw, Hooks, Signatures, Source, Timestamps};
 use crate::trace::{Credential, Entry, Fact, Got, JobId, Op, Payload, Request, Said, Trace};
 use ibex_core::agent::OsSignal;
-use ibex_core::machine::{Instant, Owner};
+use ibex_core::machine::{Instant, Owner, Transition};
 use ibex_core::process::ExitStatus;
 use ibex_core::retry::{self, Plan};
 use std::collections::BTreeMap;
@@ -119,15 +119,31 @@ impl Call<'_> {
     }
 }
 
+/// From one accept or acquire that succeeded to the end of what came of it. A job whose start was refused is given back, and may be
+/// offered and accepted again (races R18): it then has several.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// Who accepted it.
+    pub worker: u32,
+    /// Position and time of the success.
+    pub accepted: (usize, Instant),
+    /// It was started.
+    pub started: bool,
+    /// Where it was over for the worker.
+    pub over: Option<usize>,
+}
+
 /// One job as the trace tells it.
 #[derive(Clone, Debug, Default)]
 pub struct Job<'a> {
-    /// Worker that accepted it.
+    /// Worker that started it, or else that accepted it last.
     pub worker: Option<u32>,
     /// Accept and acquire attempts.
     pub accepts: Vec<Call<'a>>,
-    /// Position and time of the accept's success.
+    /// Position and time of the first accept's success.
     pub accepted: Option<(usize, Instant)>,
+    /// One for each accept that succeeded.
+    pub rounds: Vec<Round>,
     /// Start attempts.
     pub starts: Vec<Call<'a>>,
     /// Position and time of the start's success.
@@ -174,22 +190,46 @@ pub struct Job<'a> {
     pub members: Vec<(usize, u32)>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
     /// Where the job was over for its worker: finish settled, or start failed for good (or nothing was tried).
     pub fn over(&self) -> Option<usize> {
+        self.rounds.last().map_or_else(|| self.over_of(&self.starts, self.started.is_some()), |r| r.over)
+    }
+
+    /// Attempts to start it, by the accept that they follow.
+    pub fn starts_by_round(&self) -> impl Iterator<Item = &[Call<'a>]> {
+        self.starts.chunk_by(|a, b| self.rounds_before(a.sent) == self.rounds_before(b.sent))
+    }
+
+    fn rounds_before(&self, entry: usize) -> usize {
+        self.rounds.iter().filter(|r| r.accepted.0 < entry).count()
+    }
+
+    /// Where it was over that these attempts to start belong to.
+    fn over_of(&self, starts: &[Call<'_>], started: bool) -> Option<usize> {
         let settled = |c: &Call<'_>| match c.returned {
             Some((i, _, _)) if c.ok() || c.rejected() => Some(i),
             _ => None,
         };
-        if let Some(i) = self.finishes.iter().find_map(settled) {
-            return Some(i);
-        }
         // Settled, or the last attempt that the plan allows.
         let last = |calls: &[Call<'_>], plan: &Plan| {
             let last = calls.last()?;
             settled(last).or_else(|| last.returned.filter(|_| calls.len() >= plan.attempts as usize).map(|(i, _, _)| i))
         };
-        if self.started.is_none() { last(&self.starts, &retry::START) } else { last(&self.finishes, &retry::FINISH) }
+        if started { self.finishes.iter().find_map(settled).or_else(|| last(&self.finishes, &retry::FINISH)) } else { last(starts, &retry::START) }
+    }
+
+    /// Completes the rounds, and with them the worker.
+    fn close_rounds(&mut self) {
+        for n in 0..self.rounds.len() {
+            let from = self.rounds[n].accepted.0;
+            let to = self.rounds.get(n + 1).map_or(usize::MAX, |r| r.accepted.0);
+            let starts: Vec<_> = self.starts.iter().filter(|c| c.sent > from && c.sent < to).copied().collect();
+            let started = starts.iter().any(Call::ok);
+            let over = self.over_of(&starts, started);
+            self.rounds[n] = Round { started, over, ..self.rounds[n] };
+        }
+        self.worker = self.rounds.iter().find(|r| r.started).or(self.rounds.last()).map(|r| r.worker);
     }
 }
 
@@ -252,11 +292,8 @@ impl<'a> View<'a> {
             match c.request.op {
                 Op::Accept | Op::Acquire => {
                     job.accepts.push(*c);
-                    if let (true, None, Some((i, at, _))) = (c.ok(), job.accepted, c.returned) {
-                        job.accepted = Some((i, at));
-                        if let Credential::Worker(w) = c.request.credential {
-                            job.worker = Some(w);
-                        }
+                    if let (true, Some((i, at, _)), Credential::Worker(worker)) = (c.ok(), c.returned, &c.request.credential) {
+                        job.rounds.push(Round { worker: *worker, accepted: (i, at), started: false, over: None });
                     }
                 }
                 Op::Start => {
@@ -336,6 +373,9 @@ impl<'a> View<'a> {
             }
         }
         for job in jobs.values_mut() {
+            job.rounds.sort_by_key(|r| r.accepted.0);
+            job.accepted = job.rounds.first().map(|r| r.accepted);
+            job.close_rounds();
             if let Some((i, at)) = job.worker.and_then(|w| self.forced_stop(w)) {
                 job.causes.push((i, at, Cause::AgentStop));
             }
@@ -352,6 +392,34 @@ impl<'a> View<'a> {
     /// Where the worker's connect succeeded.
     pub fn connected(&self, worker: u32) -> Option<(usize, Instant)> {
         self.of_worker(worker, Op::Connect).iter().find(|c| c.ok()).and_then(|c| c.returned).map(|(i, at, _)| (i, at))
+    }
+
+    /// Steps that a machine of the worker made.
+    pub fn steps<'s>(&'s self, worker: u32, machine: &'s str) -> impl Iterator<Item = (usize, &'a Transition)> + 's {
+        self.entries.iter().enumerate().filter_map(move |(i, e)| match &e.fact {
+            Fact::Transition(t) if t.owner == Owner::Worker(worker) && t.machine == machine => Some((i, t)),
+            _ => None,
+        })
+    }
+
+    /// Where the worker began to serve: it was connected, and an acquired job is over.
+    pub fn serving(&self, worker: u32) -> Option<(usize, Instant)> {
+        let connected = self.connected(worker)?;
+        if !self.setup.acquire {
+            return Some(connected);
+        }
+        let over = self.jobs.values().flat_map(|j| &j.rounds).filter(|r| r.worker == worker && r.started).find_map(|r| r.over)?;
+        Some((over, self.entries[over].at))
+    }
+
+    /// When the worker left, was told to, or was not watched any longer: nothing can be expected of it from here on.
+    pub fn leaves(&self, worker: u32) -> Instant {
+        let end = self.entries.last().map_or(Instant::ZERO, |e| e.at);
+        [self.stop(worker).map(|(_, at)| at), self.of_worker(worker, Op::Disconnect).first().map(|c| c.sent_at), self.exit.map(|(_, at, _)| at)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(end)
     }
 
     /// The first forced stop of the process: second TERM or INT, or QUIT.

@@ -1,6 +1,6 @@
 //! The text form of observations: one line each, the same to the byte in every run of a seed.
 
-use super::{Credential, Entry, Fact, Got, Payload, Request, Said, short_digest};
+use super::{Credential, ENDPOINT, Entry, Fact, Got, Payload, Request, Said, short_digest};
 use ibex_core::machine::Owner;
 use std::fmt;
 
@@ -22,8 +22,12 @@ impl fmt::Display for Request {
         if let Some(job) = &self.job {
             write!(f, " {job}")?;
         }
+        if self.endpoint != ENDPOINT {
+            write!(f, " at {}", self.endpoint)?;
+        }
         match &self.payload {
-            Payload::None => Ok(()),
+            Payload::None | Payload::Start { .. } => Ok(()),
+            Payload::Acquire { sequence, lock } => write!(f, " sequence={sequence:?} lock={lock}"),
             Payload::Chunk { sequence, offset, size, data } => {
                 let digest = data.as_deref().map_or_else(|| "undecodable".to_owned(), short_digest);
                 write!(f, " seq={sequence} offset={offset} size={size} {digest}")
@@ -50,11 +54,14 @@ impl fmt::Display for Got {
                     Said::Nothing => Ok(()),
                     Said::Garbage => f.write_str(" garbage"),
                     Said::Registered => f.write_str(" registered"),
-                    Said::Ping { action, job, moves } => {
+                    Said::Ping { action, job, endpoint } => {
                         write!(f, " action={action:?}")?;
-                        job.iter().try_for_each(|job| write!(f, " job={job}"))?;
-                        f.write_str(if *moves { " other-endpoint" } else { "" })
+                        if let Some(job) = job {
+                            write!(f, " job={job}")?;
+                        }
+                        if endpoint.is_empty() { Ok(()) } else { write!(f, " endpoint={endpoint}") }
                     }
+                    Said::Status(status) => write!(f, " grpc={status}"),
                     Said::Job(job) => write!(f, " job={job}"),
                     Said::State(state) => write!(f, " state={state}"),
                 }

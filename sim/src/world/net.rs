@@ -1,7 +1,7 @@
 //! HTTP over the simulated network, as the agent sees it: real bytes by hyper, connections kept alive in a pool as in production.
 
 use super::World;
-use crate::trace::{Credential, Fact, Got, JobId, Op, Payload, Request, Said};
+use crate::trace::{Credential, ENDPOINT, Fact, Got, JobId, OTHER_ENDPOINT, Op, Payload, Request, Said};
 use bytes::{Bytes, BytesMut};
 use http::Uri;
 use http_body_util::{BodyExt, Full};
@@ -10,6 +10,7 @@ use hyper_util::client::legacy::Client as PooledClient;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ibex_core::api::{RawRequest, RawResponse, StreamMessage, TransportError, TransportKind, transport_error};
+use ibex_core::machine::Instant;
 use ibex_io::effects::{StreamFrame, Streaming};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -129,8 +130,9 @@ fn begin(world: &World, request: &RawRequest) -> (Open, Op) {
     let token = request.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("authorization")).map(|(_, v)| v.as_str());
     let path = request.url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|i| &rest[i..])).unwrap_or("/");
     let seen = Seen::of(&world.0.tokens.borrow(), request.method, path, token);
-    let payload = payload(seen.op, path, request.body.as_ref());
-    world.observed(Fact::Sent(Request { call, credential: seen.credential, op: seen.op, job: seen.job, payload }));
+    let payload = payload(seen.op, path, request);
+    let endpoint = if path.starts_with(OTHER_ENDPOINT) { OTHER_ENDPOINT } else { ENDPOINT };
+    world.observed(Fact::Sent(Request { call, credential: seen.credential, op: seen.op, job: seen.job, endpoint, payload }));
     (Open { world: world.clone(), call, done: false }, seen.op)
 }
 
@@ -248,7 +250,12 @@ impl Streaming for SimStreaming {
                 self.tell(&data);
                 StreamFrame::Data(data)
             }
-            Err(frame) => StreamFrame::Trailers(frame.into_trailers().map(|t| headers(&t)).unwrap_or_default()),
+            Err(frame) => {
+                let trailers = frame.into_trailers().map(|t| headers(&t)).unwrap_or_default();
+                let said = header(&trailers, "grpc-status").and_then(|s| s.parse().ok()).map_or(Said::Garbage, Said::Status);
+                self.ended(Got::Answer { status: self.status, said, retry_after_ms: None });
+                StreamFrame::Trailers(trailers)
+            }
         }))
     }
 }
@@ -351,7 +358,9 @@ impl Seen {
     }
 }
 
-fn payload(op: Op, path: &str, body: Option<&Bytes>) -> Payload {
+fn payload(op: Op, path: &str, request: &RawRequest) -> Payload {
+    let body = request.body.as_ref();
+    let header = |name: &str| request.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
     let json = || body.and_then(|b| serde_json::from_slice::<Value>(b).ok()).unwrap_or_default();
     match op {
         Op::Chunk => {
@@ -364,6 +373,11 @@ fn payload(op: Op, path: &str, body: Option<&Bytes>) -> Payload {
             });
             Payload::Chunk { sequence: number("sequence"), offset: number("offset"), size: number("size"), data }
         }
+        Op::Start => Payload::Start { started_at: json()["started_at"].as_str().and_then(time_of_run) },
+        Op::Acquire => Payload::Acquire {
+            sequence: header("x-buildkite-backoff-sequence").and_then(|n| n.parse().ok()),
+            lock: header("x-buildkite-lock-acquire-job") == Some("1"),
+        },
         Op::HeaderTimes => {
             let json = json();
             let times = json["header_times"].as_object().cloned().unwrap_or_default();
@@ -378,6 +392,7 @@ fn payload(op: Op, path: &str, body: Option<&Bytes>) -> Payload {
                 signal_reason: text("signal_reason"),
                 chunks_failed: json["chunks_failed_count"].as_u64().unwrap_or(u64::MAX),
                 ignore_agent: json["ignore_agent_in_dispatches"].as_bool(),
+                finished_at: time_of_run(&text("finished_at")),
                 body: body.map(|b| String::from_utf8_lossy(b).into_owned()).unwrap_or_default(),
             }
         }
@@ -396,7 +411,9 @@ fn said(op: Op, body: &[u8]) -> Said {
         Op::Register => Said::Registered,
         Op::Ping => {
             let job = json.get("job").and_then(|j| j["id"].as_str()).map(Into::into);
-            Said::Ping { action: text("action"), job, moves: !text("endpoint").is_empty() }
+            let url = text("endpoint");
+            let endpoint = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| rest[at..].to_owned())).unwrap_or_default();
+            Said::Ping { action: text("action"), job, endpoint }
         }
         Op::Accept | Op::Acquire => Said::Job(text("id").into()),
         Op::JobState => Said::State(text("state")),
@@ -411,4 +428,14 @@ fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
 /// Decimal seconds with an optional fraction (agent-api §4.1).
 fn retry_after(text: &str) -> Option<u64> {
     text.trim().parse::<f64>().ok().filter(|s| s.is_finite()).map(|s| (s.max(0.0) * 1000.0).round() as u64)
+}
+
+/// The clock of the run at an RFC 3339 time in UTC. Every run begins with 2026 and is over before February.
+fn time_of_run(text: &str) -> Option<Instant> {
+    let rest = text.strip_prefix("2026-01-")?.strip_suffix('Z')?;
+    let (whole, fraction) = rest.split_once('.').unwrap_or((rest, ""));
+    let mut numbers = whole.split(['T', ':']).map(|n| n.parse::<u64>().ok());
+    let (day, hour, minute, second) = (numbers.next()??, numbers.next()??, numbers.next()??, numbers.next()??);
+    let nanos: u64 = format!("{fraction:0<9}").parse().ok()?;
+    Some(Instant::from_nanos((((day - 1) * 24 + hour) * 60 + minute) * 60 * 1_000_000_000 + second * 1_000_000_000 + nanos))
 }
