@@ -1,31 +1,43 @@
 //! The simulation suites: hundreds of seeds of the random workload, every stored schedule, the families of races at a sample of
 //! places, and that a seed is a run: the same bytes, always and everywhere.
 
+use ibex_sim::coverage::Coverage;
 use ibex_sim::run::{Report, run};
+use ibex_sim::scenarios::Seeds;
 use ibex_sim::schedule::Schedule;
 use ibex_sim::{corpus, scenarios, timeline};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
-/// Plays all runs on all processors; returns what broke, readable.
-fn play(runs: &[(String, Schedule)]) -> Vec<String> {
+/// What came of the runs of a suite.
+struct Played {
+    runs: usize,
+    /// What broke, readable.
+    broken: Vec<String>,
+    coverage: Coverage,
+}
+
+/// Plays all runs on all processors.
+fn play(runs: &[(String, Schedule)]) -> Played {
     let next = AtomicUsize::new(0);
-    let broken = Mutex::new(Vec::new());
+    let played = Mutex::new(Played { runs: runs.len(), broken: Vec::new(), coverage: Coverage::default() });
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some((name, schedule)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let report = run(schedule);
+                    let mut played = played.lock().expect("no test panics with it");
+                    played.coverage.add(&report);
                     if !report.violations.is_empty() {
-                        broken.lock().expect("no test panics with it").push(tell(name, &report));
+                        played.broken.push(tell(name, &report));
                     }
                 }
             });
         }
     });
-    broken.into_inner().expect("no test panics with it")
+    played.into_inner().expect("no test panics with it")
 }
 
 fn tell(name: &str, report: &Report) -> String {
@@ -33,33 +45,53 @@ fn tell(name: &str, report: &Report) -> String {
     format!("{} does not hold: {}\n{}replay: cargo run -p ibex-sim -- replay {name}\n", v.property, v.text, timeline::around(&report.trace, v))
 }
 
-fn assert_well(runs: &[(String, Schedule)]) {
-    let broken = play(runs);
-    assert!(broken.is_empty(), "{} of {} runs broke a property; the first:\n{}", broken.len(), runs.len(), broken[0]);
+impl Played {
+    fn assert_well(&self) {
+        let Played { runs, broken, .. } = self;
+        assert!(broken.is_empty(), "{} of {runs} runs broke a property; the first:\n{}", broken.len(), broken[0]);
+    }
+}
+
+/// Three hundred seeds of the random workload.
+fn random() -> &'static Played {
+    static PLAYED: OnceLock<Played> = OnceLock::new();
+    PLAYED.get_or_init(|| play(&(0..300).map(|seed| (format!("random {seed}"), Schedule::random(seed))).collect::<Vec<_>>()))
+}
+
+/// About a dozen places of each family, and all variants of the other scenarios; a soak of a family plays all its places.
+fn named() -> &'static Played {
+    static PLAYED: OnceLock<Played> = OnceLock::new();
+    PLAYED.get_or_init(|| {
+        let named = scenarios::ALL.iter().filter(|s| s.seeds != Seeds::Random);
+        play(&named.flat_map(|s| s.sample(12).map(|n| (format!("{} {n}", s.name), (s.schedule)(n)))).collect::<Vec<_>>())
+    })
 }
 
 #[test]
 fn three_hundred_seeds_of_the_random_workload_keep_every_property() {
-    assert_well(&(0..300).map(|seed| (format!("random {seed}"), Schedule::random(seed))).collect::<Vec<_>>());
+    random().assert_well();
 }
 
 #[test]
 fn every_stored_schedule_keeps_every_property() {
     let stored = corpus::all().expect("the corpus can be read");
     assert!(!stored.is_empty(), "the corpus is not empty");
-    assert_well(&stored);
+    play(&stored).assert_well();
 }
 
 #[test]
 fn every_named_scenario_keeps_every_property_at_a_sample_of_places() {
-    let mut runs = Vec::new();
-    for s in scenarios::ALL.iter().filter(|s| s.name != "random") {
-        let places = if s.family { run(&(s.schedule)(0)).trace.entries.len() as u64 } else { 7 };
-        // About a dozen places of each; a soak of the family plays them all.
-        let step = (places / 12).max(1) as usize;
-        runs.extend((0..=places).step_by(step).map(|n| (format!("{} {n}", s.name), (s.schedule)(n))));
-    }
-    assert_well(&runs);
+    named().assert_well();
+}
+
+/// `ibex-sim coverage` plays more places and seeds, and lists what is missing.
+#[test]
+fn these_runs_make_95_percent_of_the_transitions_that_a_run_can_make_and_none_that_is_excused() {
+    let mut all = random().coverage.clone();
+    all.join(&named().coverage);
+    assert_eq!(all.excused_in_vain().expect("the lists are well-formed"), Vec::<String>::new(), "reached after all: no exception is needed");
+    let (table, percent) = all.table().expect("the lists are well-formed");
+    assert!(percent >= 95, "{table}");
 }
 
 #[test]

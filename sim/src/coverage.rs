@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 
-/// Transitions made, with the first run that made each.
+/// Transitions that runs made.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
-    seen: BTreeMap<Step, (u64, String)>,
+    seen: BTreeSet<Step>,
     runs: u64,
 }
 
@@ -55,12 +55,15 @@ fn excused() -> Result<BTreeMap<String, String>, String> {
 
 impl Coverage {
     /// Adds what a run made.
-    pub fn add(&mut self, name: &str, report: &Report) {
+    pub fn add(&mut self, report: &Report) {
         self.runs += 1;
-        for step in &report.coverage {
-            let entry = self.seen.entry(*step).or_insert_with(|| (0, format!("{name} {}", report.schedule.seed)));
-            entry.0 += 1;
-        }
+        self.seen.extend(&report.coverage);
+    }
+
+    /// Adds what other runs made.
+    pub fn join(&mut self, others: &Coverage) {
+        self.runs += others.runs;
+        self.seen.extend(&others.seen);
     }
 
     /// The list of what was reached and what was not, and the share of the reachable ones that was, in percent.
@@ -69,7 +72,7 @@ impl Coverage {
     /// A list cannot be read, or an exception has no reason or names nothing that exists.
     pub fn table(&self) -> Result<(String, u64), String> {
         let (known, excused) = (known()?, excused()?);
-        let seen: BTreeSet<String> = self.seen.keys().map(line).collect();
+        let seen: BTreeSet<String> = self.seen.iter().map(line).collect();
         let mut out = String::new();
         let _ = writeln!(out, "{} runs made {} transitions", self.runs, seen.len());
         let all: BTreeSet<&String> = known.union(&seen).collect();
@@ -111,13 +114,22 @@ impl Coverage {
         Ok((out, percent))
     }
 
+    /// Excused transitions that were made all the same.
+    ///
+    /// # Errors
+    /// A list cannot be read, or an exception has no reason or names nothing that exists.
+    pub fn excused_in_vain(&self) -> Result<Vec<String>, String> {
+        let seen: BTreeSet<String> = self.seen.iter().map(line).collect();
+        Ok(excused()?.into_keys().filter(|step| seen.contains(step)).collect())
+    }
+
     /// Adds the transitions made to the list of those that exist.
     ///
     /// # Errors
     /// The list cannot be read or written.
     pub fn learn(&self) -> Result<(), String> {
         let mut known = known()?;
-        known.extend(self.seen.keys().map(line));
+        known.extend(self.seen.iter().map(line));
         let text = "# Transitions that exist: made by a test of the core, or by a run of the simulator. Regenerated, not edited.\n".to_owned();
         let text = known.iter().fold(text, |text, line| text + line + "\n");
         std::fs::write(file(LIST), text).map_err(|e| format!("{LIST}: {e}"))
@@ -126,7 +138,7 @@ impl Coverage {
     /// A mermaid diagram for each machine.
     pub fn diagrams(&self) -> Vec<(&'static str, String)> {
         let mut machines: BTreeMap<&'static str, BTreeMap<(&str, &str), BTreeSet<&str>>> = BTreeMap::new();
-        for (machine, from, event, to) in self.seen.keys() {
+        for (machine, from, event, to) in &self.seen {
             machines.entry(*machine).or_default().entry((*from, *to)).or_default().insert(*event);
         }
         let id = |state: &str| state.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect::<String>();
@@ -148,5 +160,18 @@ impl Coverage {
                 (machine, text)
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exception_names_a_transition_that_exists_and_gives_a_reason() {
+        let excused = excused().expect("the list is well-formed");
+        let listed = lines(EXCEPTIONS).expect("the list can be read");
+        assert_eq!(excused.len(), listed.len(), "each is named once");
+        assert!(excused.values().all(|reason| reason.split_whitespace().count() >= 5), "a reason is a sentence");
     }
 }

@@ -8,6 +8,7 @@ pub mod corpus;
 pub mod coverage;
 pub mod faults;
 pub mod invariants;
+pub mod late;
 pub mod liveness;
 pub mod run;
 pub mod scenarios;

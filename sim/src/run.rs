@@ -1,12 +1,13 @@
 //! One run: a schedule played in the simulated world, and everything that is checked on it.
 
 use crate::invariants::{self, Violation};
+use crate::late::{LATE, Late};
 use crate::liveness;
 use crate::schedule::{Flaw, Schedule, Signatures, Source, Timestamps};
 use crate::trace::{Fact, JobId, Trace};
 use crate::world::plane::{HOST, PlaneHost};
 use crate::world::{EPOCH_NANOS, REGISTRATION_TOKEN, World, director};
-use ibex_core::agent::{AgentConfig, OsSignal, PingMode, Priority};
+use ibex_core::agent::{Agent, AgentConfig, OsSignal, PingMode, Priority};
 use ibex_core::api::RegisterRequest;
 use ibex_core::job::JobConfig;
 use ibex_core::log::{LogConfig, LogStream, TimestampMode};
@@ -50,8 +51,6 @@ pub struct Machines<A, L> {
     pub agent: fn(AgentConfig, u64, WallClock) -> A,
     /// The log of one job.
     pub log: fn(LogConfig, Instant) -> L,
-    /// The same with the smallest buffer that is allowed.
-    pub tight_log: fn(LogConfig, Instant) -> L,
 }
 
 impl<A, L> Clone for Machines<A, L> {
@@ -64,13 +63,22 @@ impl<A, L> Copy for Machines<A, L> {}
 
 /// Plays a schedule with the product's machines.
 pub fn run(schedule: &Schedule) -> Report {
-    let agent = |config, seed: u64, wall| {
+    fn agent<const LATE_ABORTS: bool>(config: AgentConfig, seed: u64, wall: WallClock) -> Late<Agent> {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        ibex_core::agent::Agent::new(std::sync::Arc::new(config), wall, bytes)
+        Late::new(Agent::new(std::sync::Arc::new(config), wall, bytes), if LATE_ABORTS { LATE } else { Duration::ZERO })
+    }
+    fn log<const TIGHT: bool, const LATE_ABORTS: bool>(config: LogConfig, now: Instant) -> Late<LogStream> {
+        let config = if TIGHT { LogConfig { buffer_bytes: 0, ..config } } else { config };
+        Late::new(LogStream::new(config, now), if LATE_ABORTS { LATE } else { Duration::ZERO })
+    }
+    let log = match (schedule.tight_memory, schedule.late_aborts) {
+        (false, false) => log::<false, false>,
+        (false, true) => log::<false, true>,
+        (true, false) => log::<true, false>,
+        (true, true) => log::<true, true>,
     };
-    let tight_log = |config, now| LogStream::new(LogConfig { buffer_bytes: 0, ..config }, now);
-    run_with(schedule, Machines { agent, log: LogStream::new, tight_log })
+    run_with(schedule, Machines { agent: if schedule.late_aborts { agent::<true> } else { agent::<false> }, log })
 }
 
 /// Plays a schedule with these machines.
@@ -91,14 +99,13 @@ pub fn run_with<A: AgentMachine + 'static, L: LogMachine>(schedule: &Schedule, m
     let acquire = schedule.acquire.then(|| host.acquirable());
     let config = config(schedule, acquire);
     let seed = schedule.seed;
-    let log = if schedule.tight_memory { machines.tight_log } else { machines.log };
     sim.client(director::AGENT, async move {
         tokio::task::spawn_local(agent_world.clone().deliver_signals());
         let clock = Clock::start();
         let wall = clock.wall_clock(EPOCH_NANOS + agent_world.now().as_nanos() as i64, 0);
         let mut agent = (machines.agent)(config, seed, wall);
         let drive = Drive { clock, wall, user_agent: "buildkite-agent/0.1.0.x (linux; amd64)".into(), signals, recorder: None };
-        let exit = ibex_io::agent_world::run(agent_world.clone(), &mut agent, log, drive).await;
+        let exit = ibex_io::agent_world::run(agent_world.clone(), &mut agent, machines.log, drive).await;
         agent_world.observed(Fact::AgentExit { code: exit.code, killed_jobs: exit.kill_jobs });
         agent_world.observed(agent_world.leftovers());
         Ok(())
@@ -297,7 +304,7 @@ mod tests {
             let session = Session { endpoint: config.endpoint.as_str().into(), credential: config.token.clone(), headers: Arc::default() };
             Probe { config, session, ids: RequestIds::new(Owner::Agent), next: None }
         };
-        run_with(schedule, Machines { agent, log: |_, _| NoLog, tight_log: |_, _| NoLog })
+        run_with(schedule, Machines { agent, log: |_, _| NoLog })
     }
 
     fn pings(report: &Report) -> Vec<String> {

@@ -3,6 +3,7 @@
 //! In a family the seed is the place of the marked event ★: it happens right after the observation with that number. Seed 0 is the
 //! run without it.
 
+mod corners;
 mod modes;
 
 use crate::faults::{RequestFault, WorldFault};
@@ -19,25 +20,58 @@ pub struct Scenario {
     pub about: &'static str,
     /// The schedule of a seed.
     pub schedule: fn(u64) -> Schedule,
-    /// Seeds are places of a marked event: all up to the number of observations are worth playing.
-    pub family: bool,
+    /// What its seeds are.
+    pub seeds: Seeds,
+}
+
+/// What the seeds of a scenario are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seeds {
+    /// Any number is another run.
+    Random,
+    /// Places of a marked event: all up to the number of observations are worth playing.
+    Places,
+    /// So many hand-made variants.
+    Variants(u64),
+}
+
+impl Scenario {
+    /// About `places` seeds of a family, evenly spread over its baseline run; all variants of another scenario.
+    pub fn sample(&self, places: u64) -> impl Iterator<Item = u64> {
+        let (end, step) = match self.seeds {
+            Seeds::Places => {
+                let steps = crate::run::run(&(self.schedule)(0)).trace.entries.len() as u64;
+                // Families may vary with the remainder of the place: an odd distance meets all remainders.
+                (steps, (steps / places.max(1)) | 1)
+            }
+            Seeds::Variants(n) => (n - 1, 1),
+            Seeds::Random => (places, 1),
+        };
+        (0..=end).step_by(step as usize)
+    }
 }
 
 const fn family(name: &'static str, about: &'static str, schedule: fn(u64) -> Schedule) -> Scenario {
-    Scenario { name, about, schedule, family: true }
+    Scenario { name, about, schedule, seeds: Seeds::Places }
+}
+
+const fn variants(name: &'static str, n: u64, about: &'static str, schedule: fn(u64) -> Schedule) -> Scenario {
+    Scenario { name, about, schedule, seeds: Seeds::Variants(n) }
 }
 
 /// All scenarios.
 pub const ALL: &[Scenario] = &[
-    Scenario { name: "random", about: "1–4 workers, several jobs, a random subset of all faults", schedule: Schedule::random, family: false },
+    Scenario {
+        name: "random", about: "1–4 workers, several jobs, a random subset of all faults", schedule: Schedule::random, seeds: Seeds::Random
+    },
     family("r01", "stop while registering or connecting: ★ TERM", r01),
     family("r01q", "forced stop while registering or connecting: ★ QUIT", r01q),
     family("r02", "one of four registrations fails, one waits for its retry: ★ TERM", modes::r02),
     family("r03", "error exits pass through the disconnect: ping rejected, ★ TERM", r03),
-    Scenario { name: "r04", about: "five minutes of server trouble, then a job is taken in time", schedule: r04, family: false },
+    variants("r04", 2, "five minutes of server trouble, then a job is taken in time", r04),
     family("r05", "a stream that was open for long is reset: ★ cut", modes::r05),
     family("r06", "the registration is gone: pings and heartbeats are answered 401 from ★ on", modes::r06),
-    Scenario { name: "r07", about: "four workers meet the same outage and Retry-After", schedule: modes::r07, family: false },
+    variants("r07", 2, "four workers meet the same outage and Retry-After", modes::r07),
     family("r08", "a job after the stop: ★ TERM, one job running, one queued", r08),
     family("r09", "a one-shot agent gets a second job: ★ TERM", r09),
     family("r10", "idle timeout meets a job: ★ TERM", r10),
@@ -50,17 +84,17 @@ pub const ALL: &[Scenario] = &[
     family("r15", "half-open connection: ★ answers do not arrive for 70 s", r15),
     family("r16", "a stream that is healthy, broken, silent in turn: ★ TERM", modes::r16),
     family("r16e", "the stream ends for good at ★", modes::r16e),
-    Scenario { name: "r17", about: "host without disk space: jobs are reported, nothing is left", schedule: r17, family: false },
-    Scenario { name: "r18", about: "start rejected: the job is dropped, the pace is the usual one", schedule: r18, family: false },
-    Scenario { name: "r19", about: "acquired after four minutes of retries, then a long job", schedule: modes::r19, family: false },
-    Scenario { name: "r20", about: "a page instead of JSON on every call", schedule: r20, family: false },
+    variants("r17", 2, "host without disk space: jobs are reported, nothing is left", r17),
+    variants("r18", 2, "start rejected: the job is dropped, the pace is the usual one", r18),
+    variants("r19", 2, "acquired after four minutes of retries, then a long job", modes::r19),
+    variants("r20", 2, "a page instead of JSON on every call", r20),
     family("r21", "heartbeats during a graceful drain: ★ TERM, the job needs 40 s", r21),
-    Scenario { name: "r22", about: "heartbeats that hang while chunks and pings hang", schedule: r22, family: false },
+    variants("r22", 2, "heartbeats that hang while chunks and pings hang", r22),
     family("r23", "health: heartbeats fail from ★ on, for longer than a whole cycle", modes::r23),
     family("r24", "cancel crosses the natural exit: ★ cancel", r24),
     family("r25", "two causes: a server cancel at 3 s, ★ QUIT", r25),
     family("r26", "cancel inside the retries of start: ★ QUIT", r26),
-    Scenario { name: "r27", about: "cancel known at the first poll", schedule: r27, family: false },
+    variants("r27", 2, "cancel known at the first poll", r27),
     family("r28", "pre-bootstrap hook and signature check: ★ QUIT", modes::r28),
     family("r28s", "startup and shutdown hooks: ★ TERM, TERM 1 s later", modes::r28s),
     family("r29", "clean-up of a job whose finish hangs: ★ QUIT", modes::r29),
@@ -68,39 +102,37 @@ pub const ALL: &[Scenario] = &[
     family("r30q", "QUIT at every step, a job that leaves a member behind", r30q),
     family("r31", "forced stop truncates no other log: two jobs print, ★ QUIT", r31),
     family("r32", "spot notice: ★ TERM, second TERM 20 s later", r32),
-    Scenario { name: "r33", about: "one endless line, then normal ones", schedule: modes::r33, family: false },
-    Scenario { name: "r34", about: "a burst, then a trickle", schedule: modes::r34, family: false },
+    variants("r33", 2, "one endless line, then normal ones", modes::r33),
+    variants("r34", 2, "a burst, then a trickle", modes::r34),
     family("r34b", "a burst into a small buffer while chunks fail: ★ QUIT", modes::r34b),
-    Scenario { name: "r35", about: "who closes the output: a child that escaped keeps it open", schedule: r35, family: false },
-    Scenario { name: "r36", about: "exits in the first millisecond, many times", schedule: modes::r36, family: false },
+    variants("r35", 2, "who closes the output: a child that escaped keeps it open", r35),
+    variants("r36", 2, "exits in the first millisecond, many times", modes::r36),
     family("r37", "done before copied: slow chunks, ★ TERM", r37),
     family("r38", "chunks not wanted: 404 from ★ on", r38),
-    Scenario { name: "r39", about: "empty ends: a job that prints nothing", schedule: r39, family: false },
-    Scenario { name: "r40", about: "finish answer lost, second attempt 422", schedule: r40, family: false },
+    variants("r39", 2, "empty ends: a job that prints nothing", r39),
+    variants("r40", 2, "finish answer lost, second attempt 422", r40),
     family("acquire", "acquire mode: locked, limited, then given: ★ TERM", modes::acquire),
     family("acquireq", "acquire mode, no answer: ★ TERM", modes::acquire_hangs),
-    Scenario { name: "acquire-no", about: "acquire mode: refused in every way", schedule: modes::acquire_refused, family: false },
+    variants("acquire-no", 4, "acquire mode: refused in every way", modes::acquire_refused),
     family("uptime", "uptime limit of 6 s with a job: ★ pause", modes::uptime),
     family("r16p", "messages wait while the stream ends for good at ★", modes::r16p),
-    Scenario { name: "nameless", about: "streams bring jobs without an id", schedule: modes::nameless, family: false },
+    variants("nameless", 3, "streams bring jobs without an id", modes::nameless),
     family("offered", "a job is offered again: to its agent, a leaving one, a paused one; ★ cut", modes::offered),
     family("endpoint", "another endpoint is told, tested, taken or not: ★ TERM", modes::endpoint),
     family("times", "header times while their endpoint fails: ★ QUIT", modes::times),
-    Scenario { name: "late-flaw", about: "a configuration that is found wrong late", schedule: modes::flawed, family: false },
-    Scenario {
-        name: "long-trouble",
-        about: "connect, start or chunk fail until their plans are exhausted",
-        schedule: modes::exhausted,
-        family: false,
-    },
-    Scenario {
-        name: "stuck",
-        about: "processes that cannot be killed for a time, close their output, leave members",
-        schedule: modes::stuck,
-        family: false,
-    },
+    variants("late-flaw", 2, "a configuration that is found wrong late", modes::flawed),
+    variants("long-trouble", 5, "connect, start or chunk fail until their plans are exhausted", modes::exhausted),
+    variants("stuck", 8, "processes that cannot be killed for a time, close their output, leave members", modes::stuck),
     family("start-trouble", "no disk, start fails: ★ QUIT", modes::start_trouble),
-    Scenario { name: "second-kind", about: "a cancel, then a second kind of it", schedule: modes::second_kind, family: false },
+    variants("second-kind", 5, "a cancel, then a second kind of it", modes::second_kind),
+    family("r01h", "SIGHUP while registering and in the startup hook: ★ HUP", corners::r01h),
+    family("r01c", "a connect that gets no answer: ★ TERM", corners::r01c),
+    family("r08a", "an accept that gets no answer: ★ TERM or QUIT", corners::r08a),
+    family("r13l", "a paused worker is told to leave: ★ disconnect", corners::r13l),
+    variants("crossing", 36, "a cancel is told in the instant of the exit, and handled later", corners::crossing),
+    family("late", "a poll that is given up with the exit completes late: ★ TERM", corners::late),
+    family("tiny", "chunks of four bytes: ★ QUIT", corners::tiny),
+    family("no-times", "header times are not known, chunks hang: ★ QUIT", corners::no_times),
     family("cut", "all connections are cut at ★", cut),
     family("lost-leader", "the executor is killed from outside, a member stays: ★ cancel", lost_leader),
 ];
@@ -302,7 +334,7 @@ mod tests {
         let all = names.len();
         names.dedup();
         assert_eq!(names.len(), all);
-        assert!(find("random").is_some_and(|s| !s.family));
+        assert!(find("random").is_some_and(|s| s.seeds == Seeds::Random));
     }
 
     #[test]

@@ -47,6 +47,10 @@ pub struct Schedule {
     pub flaw: Flaw,
     /// The log's buffer is as small as it may be.
     pub tight_memory: bool,
+    /// Exchanges that were given up complete late.
+    pub late_aborts: bool,
+    /// What writing or removing files takes, in milliseconds.
+    pub disk_ms: u64,
     /// disconnect-after-uptime, in seconds; 0: none.
     pub uptime_s: u64,
     /// disconnect-after-job.
@@ -202,6 +206,8 @@ impl Default for Schedule {
             signatures: Signatures::Off,
             flaw: Flaw::None,
             tight_memory: false,
+            late_aborts: false,
+            disk_ms: 1,
             uptime_s: 0,
             one_shot: false,
             idle_s: 0,
@@ -323,6 +329,10 @@ impl Schedule {
         self.uptime_s = if r.below(10) == 0 { 3 + r.below(30) } else { 0 };
         if self.timestamps == Timestamps::Plain && r.below(2) == 0 {
             self.timestamps = Timestamps::Lines;
+        }
+        self.late_aborts = r.below(5) == 0;
+        if r.below(8) == 0 {
+            self.disk_ms = r.below(900);
         }
     }
 

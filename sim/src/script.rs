@@ -76,6 +76,8 @@ pub enum Act {
     Close,
     /// Waits so many milliseconds.
     Sleep(u64),
+    /// Lets others have so many turns; no time passes.
+    Turns(u64),
     /// Starts another process.
     Fork(Fork),
     /// Exits with this code.

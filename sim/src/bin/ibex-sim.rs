@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use ibex_sim::coverage::Coverage;
 use ibex_sim::run::{Report, run};
+use ibex_sim::scenarios::Seeds;
 use ibex_sim::schedule::Schedule;
 use ibex_sim::{corpus, scenarios, timeline};
 use std::collections::BTreeMap;
@@ -265,28 +266,16 @@ const PLACES: u64 = 90;
 /// Plays everything worth playing, for its transitions.
 fn everything(seeds: (u64, u64)) -> Result<Coverage, String> {
     let seen = Mutex::new(Coverage::default());
-    let add = |name: &str, report: &Report| {
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.add(name, report);
-    };
+    let add = |report: &Report| seen.lock().unwrap_or_else(PoisonError::into_inner).add(report);
     for s in scenarios::ALL {
-        let (seeds, step) = match (s.name, s.family) {
-            ("random", _) => (seeds, 1),
-            (_, true) => {
-                let step = (run(&(s.schedule)(0)).trace.entries.len() as u64 / PLACES).max(1);
-                // Scenarios may vary with the remainder of the place: an odd step meets all remainders.
-                let step = if step > 1 && step.is_multiple_of(2) { step + 1 } else { step };
-                ((0, PLACES + 1), step)
-            }
-            (_, false) => ((0, 10), 1),
-        };
-        play(&|n| (s.schedule)(n * step), seeds, 0, &|_, report| {
-            add(s.name, &report);
+        let seeds: Vec<u64> = if s.seeds == Seeds::Random { (seeds.0..seeds.1).collect() } else { s.sample(PLACES).collect() };
+        play(&|n| (s.schedule)(seeds[n as usize]), (0, seeds.len() as u64), 0, &|_, report| {
+            add(&report);
             true
         });
     }
-    for (name, schedule) in corpus::all()? {
-        add(&name, &run(&schedule));
+    for (_, schedule) in corpus::all()? {
+        add(&run(&schedule));
     }
     Ok(seen.into_inner().unwrap_or_else(PoisonError::into_inner))
 }

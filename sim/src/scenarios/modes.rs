@@ -79,6 +79,7 @@ fn flipping() -> Schedule {
     let silent = [(13, 0), (13, 0), (13, 0), (4, 0), (13, 0), (13, 0), (4, 300), (13, 0), (13, 0), (0, 300)];
     let s = silent.into_iter().zip(15..).fold(s, |s, ((code, after_ms), nth)| s.request(Op::Stream, nth, RequestFault::Grpc { code, after_ms }));
     let s = s.request(Op::Stream, 13, RequestFault::Dumb { ms: 100 }).request(Op::Stream, 14, RequestFault::Dumb { ms: 70_000 });
+    let s = s.request(Op::Stream, 25, RequestFault::Dumb { ms: 40_000 });
     Schedule { faults_over_ms: 600_000, ..s }
 }
 
@@ -110,7 +111,9 @@ pub(super) fn r16p(place: u64) -> Schedule {
     match place % 4 {
         0 => {
             let s = s.request(Op::Stream, 1, RequestFault::Grpc { code: 13, after_ms: 0 }).request(Op::Ping, 1, RequestFault::Slow { ms: 7_000 });
-            s.request(Op::Stream, 2, ends.clone()).request(Op::Stream, 3, ends)
+            // The stream breaks once more before it ends for good, with its first message waiting for the gate.
+            let breaks = RequestFault::Grpc { code: 13, after_ms: 200 };
+            s.request(Op::Stream, 2, if place.is_multiple_of(8) { breaks } else { ends.clone() }).request(Op::Stream, 3, ends)
         }
         1 => {
             let s = s.request(Op::Stream, 1, RequestFault::Grpc { code: 13, after_ms: 0 }).request(Op::Ping, 1, RequestFault::Slow { ms: 7_000 });
@@ -309,7 +312,8 @@ pub(super) fn second_kind(seed: u64) -> Schedule {
     let script = Script { on_signal: OnSignal::Stubborn, ..Script::simple(100, 30_000, 0) };
     let s = Schedule { seed, signal_timeout_ms: 6_000, jobs: jobs([script]), ..Schedule::default() };
     let state = |s: &str| RequestFault::State(s.into());
-    let (first, second) = [("canceling", "timing_out"), ("timing_out", "canceled"), ("canceling", ""), ("timed_out", "")][(seed % 4) as usize];
-    let then = if second.is_empty() { status(401) } else { state(second) };
-    s.request(Op::JobState, 2, state(first)).request(Op::JobState, 3, then).event(When::AtMs(9_500), WorldFault::Signal(OsSignal::Hup))
+    let (first, second) =
+        [("canceling", "timing_out"), ("timing_out", "canceled"), ("canceling", ""), ("timed_out", ""), ("", "canceling")][(seed % 5) as usize];
+    let told = |what: &str| if what.is_empty() { status(401) } else { state(what) };
+    s.request(Op::JobState, 2, told(first)).request(Op::JobState, 3, told(second)).event(When::AtMs(9_500), WorldFault::Signal(OsSignal::Hup))
 }

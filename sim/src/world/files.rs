@@ -5,12 +5,9 @@ use crate::trace::Fact;
 use ibex_core::job::{JobFiles, JobFilesSpec};
 use std::time::Duration;
 
-/// What a write takes.
-const WRITE: Duration = Duration::from_millis(1);
-
 pub(super) async fn write(world: World, spec: JobFilesSpec) -> Result<JobFiles, String> {
     world.0.jobs.borrow_mut().insert(spec.job, spec.job_id.clone());
-    tokio::time::sleep(WRITE).await;
+    tokio::time::sleep(Duration::from_millis(world.0.schedule.disk_ms)).await;
     if world.0.disk_full.get() {
         world.observed(Fact::FilesFailed { job: spec.job_id });
         return Err("No space left on device (os error 28)".into());
@@ -35,7 +32,7 @@ pub(super) async fn write(world: World, spec: JobFilesSpec) -> Result<JobFiles, 
 }
 
 pub(super) async fn remove(world: World, files: JobFiles) -> Vec<String> {
-    tokio::time::sleep(WRITE).await;
+    tokio::time::sleep(Duration::from_millis(world.0.schedule.disk_ms)).await;
     let mut job = None;
     for name in [&files.env_file, &files.env_json_file, &files.timeout_file].into_iter().chain(&files.log_copy) {
         job = world.0.files.borrow_mut().remove(name).or(job);

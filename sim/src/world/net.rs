@@ -110,7 +110,12 @@ impl Drop for Open {
 
 pub(super) async fn exchange(world: World, request: RawRequest) -> Result<RawResponse, TransportError> {
     let (open, op) = begin(&world, &request);
-    match whole(&world, &request).await {
+    let response = whole(&world, &request).await;
+    if world.0.schedule.late_aborts {
+        // An answer that is there and not yet told of: it wins over an abort of this instant.
+        tokio::task::yield_now().await;
+    }
+    match response {
         Ok(response) => {
             let retry_after_ms = header(&response.headers, "retry-after").and_then(retry_after);
             let said = if (200..300).contains(&response.status) { said(op, &response.body) } else { Said::Nothing };

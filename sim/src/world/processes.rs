@@ -140,6 +140,11 @@ async fn lead(group: Rc<Group>, me: Rc<Member>, acts: Vec<Act>) {
                     return;
                 }
             }
+            Act::Turns(n) => {
+                for _ in 0..n {
+                    tokio::task::yield_now().await;
+                }
+            }
             Act::Fork(fork) => group.fork(fork),
             Act::Exit(code) => return group.die(LEADER, ExitStatus::Code(code & 0xff)),
             Act::Die(signal) => return group.die(LEADER, ExitStatus::Signal(signal)),
