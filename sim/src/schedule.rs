@@ -391,7 +391,8 @@ impl Schedule {
             uptime: (self.uptime_s > 0).then(|| Duration::from_secs(self.uptime_s)),
             one_shot: self.one_shot,
             idle: (self.idle_s > 0).then(|| Duration::from_secs(self.idle_s)),
-            expect_jobs: !self.jobs.is_empty() && !self.one_shot && !self.acquire && self.flaw != Flaw::Metrics && self.uptime_s == 0,
+            // An agent that acquires accepts nothing that is offered (start-and-worker §9.4).
+            expect_jobs: !self.jobs.is_empty() && !self.acquire,
         }
     }
 }

@@ -2,11 +2,12 @@
 //! contiguous (races §0.1; job-runner I8, I15–I18, I28).
 
 use super::rows::Ref::R;
-use super::view::{Job, View};
+use super::view::{Job, SLACK, View};
 use super::{Invariant, Violation};
 use crate::schedule::Timestamps;
 use crate::trace::Payload;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 pub(super) const INVARIANT: Invariant = Invariant {
     id: "V5",
@@ -73,7 +74,11 @@ fn collect(v: &View<'_>, id: &str, job: &Job<'_>, out: &mut Vec<Violation>) -> B
 fn contents(v: &View<'_>, id: &str, job: &Job<'_>, chunks: &BTreeMap<u64, Chunk>, finish: usize, out: &mut Vec<Violation>) {
     let Some(Payload::Finish { chunks_failed, .. }) = job.finishes.first().map(|c| &c.request.payload) else { return };
     let lost = chunks.values().filter(|c| !c.acknowledged).count() as u64;
-    let forced = job.worker.is_some_and(|w| v.forced_stop(w).is_some());
+    // The flush of a forced stop ends a second before its budget (job-runner §7.5); whatever is unsettled then counts as failed, also what
+    // nobody has seen.
+    let budget = v.setup.signal_timeout + v.setup.cleanup_timeout;
+    let ends = job.worker.and_then(|w| v.forced_stop(w)).map(|(_, at)| at + budget.saturating_sub(Duration::from_secs(1)));
+    let forced = ends.is_some_and(|ends| v.entries[finish].at + SLACK >= ends);
     let known = *chunks_failed == lost;
     // Chunks that were cut but never sent are seen by nobody; only a stop budget may leave them.
     if *chunks_failed < lost || (!known && !forced) {
@@ -215,10 +220,12 @@ mod tests {
     fn a_log_that_a_stop_budget_cuts_inside_a_line_time_is_well_and_a_lost_byte_before_it_is_not() {
         let story = |data| {
             let cut = job().with(|s| s.timestamps = Timestamps::Lines).signal(410, "QUIT").chunk(500, 5, 1, 0, data).got(520, 5, 400);
-            cut.finish(600, 9, "0", "", "agent_stop", 2)
+            move |ms| cut.finish(ms, 9, "0", "", "agent_stop", 2)
         };
-        story("[2026-01-01T00:00:00Z] hello\n[2026-01-01T00:0").holds(INVARIANT);
-        story("[2026-01-01T00:00:00Z] hllo\n[2026-01-01T00:0").breaks(INVARIANT);
+        // S + C = 15 s: the flush ends 14 s after the stop, and not before it has nothing to give up.
+        story("[2026-01-01T00:00:00Z] hello\n[2026-01-01T00:0")(14_410).holds(INVARIANT);
+        story("[2026-01-01T00:00:00Z] hllo\n[2026-01-01T00:0")(14_410).breaks(INVARIANT);
+        story("[2026-01-01T00:00:00Z] hello\n[2026-01-01T00:0")(9_000).breaks(INVARIANT);
     }
 
     #[test]

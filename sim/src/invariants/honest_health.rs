@@ -4,7 +4,9 @@
 use super::rows::Ref::S;
 use super::view::{SLACK, View};
 use super::{Invariant, Violation};
-use crate::trace::{Fact, Op};
+use crate::schedule::Source;
+use crate::trace::{Entry, Fact, Op};
+use ibex_core::machine::Instant;
 
 pub(super) const INVARIANT: Invariant = Invariant {
     id: "V16",
@@ -18,30 +20,7 @@ pub(super) const INVARIANT: Invariant = Invariant {
 fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     for (i, e) in v.entries.iter().enumerate() {
         match &e.fact {
-            Fact::Metric(m) if m == "watchdog" => {
-                for worker in 1..=v.setup.workers {
-                    let Some((_, since)) = v.connected(worker).filter(|(c, _)| *c < i) else { continue };
-                    if v.of_worker(worker, Op::Disconnect).iter().any(|c| c.sent < i) {
-                        continue;
-                    }
-                    let beat = v
-                        .of_worker(worker, Op::Heartbeat)
-                        .iter()
-                        .filter(|c| c.ok())
-                        .filter_map(|c| c.returned)
-                        .filter(|r| r.0 < i)
-                        .map(|r| r.1)
-                        .max();
-                    let contact = beat.unwrap_or(since).max(since);
-                    if e.at.since(contact) > v.setup.heartbeat * 2 + SLACK {
-                        out.push(Violation::at(
-                            "V16",
-                            i,
-                            format!("the watchdog was fed, but worker {worker} had no contact for {:?}", e.at.since(contact)),
-                        ));
-                    }
-                }
-            }
+            Fact::Metric(m) if m == "watchdog" => watchdog(v, i, out),
             Fact::Health { worker, job: Some(id), .. } => {
                 let held = v.jobs.get(id).is_some_and(|j| {
                     j.rounds.iter().any(|r| r.worker == *worker && r.accepted.0 <= i && r.over.is_none_or(|o| v.entries[o].at >= e.at))
@@ -66,6 +45,36 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     }
 }
 
+/// Who serves must have had contact, nobody may have failed, and the pool must still be there (§8, I59).
+fn watchdog(v: &View<'_>, i: usize, out: &mut Vec<Violation>) {
+    let at = v.entries[i].at;
+    let mut fed = |text: String| out.push(Violation::at("V16", i, format!("the watchdog was fed, but {text}")));
+    let over = |e: &Entry| matches!(&e.fact, Fact::Transition(t) if t.machine == "pool" && t.to == "Finished");
+    if v.entries[..i].iter().any(over) {
+        fed("the pool has finished".into());
+    }
+    for worker in 1..=v.setup.workers {
+        let before = |r: Option<(usize, Instant)>| r.is_some_and(|(r, _)| r < i);
+        let finished = v.steps(worker, "worker").find(|(s, t)| *s < i && matches!(t.to, "Closing" | "Finished"));
+        if let Some((_, step)) = finished {
+            let gave_up = step.from == "Connecting" && step.event == "gave up";
+            if gave_up || before(v.heartbeat_rejected(worker)) || v.sources_ended(worker).is_some_and(|s| s < i && v.setup.source != Source::Auto) {
+                fed(format!("worker {worker} has failed"));
+            }
+            continue;
+        }
+        let Some((_, since)) = v.connected(worker).filter(|(c, _)| *c < i) else { continue };
+        if v.of_worker(worker, Op::Disconnect).iter().any(|c| c.sent < i) {
+            continue;
+        }
+        let beats = v.of_worker(worker, Op::Heartbeat).into_iter().filter(|c| c.ok()).filter_map(|c| c.returned).filter(|r| r.0 < i);
+        let contact = beats.map(|r| r.1).max().unwrap_or(since).max(since);
+        if at.since(contact) > v.setup.heartbeat * 2 + SLACK {
+            fed(format!("worker {worker} had no contact for {:?}", at.since(contact)));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::story::Story;
@@ -76,6 +85,18 @@ mod tests {
         let fed = |ms| Story::new().connected(1).fact(ms, Fact::Metric("watchdog".into()));
         fed(19_000).holds(INVARIANT);
         fed(31_000).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_watchdog_fed_for_a_failed_worker_or_after_the_pool_is_seen() {
+        let fed = |s: Story| s.fact(900, Fact::Metric("watchdog".into()));
+        let left = |status| {
+            let beat = Story::new().connected(1).sent(500, 5, "heartbeat", "w1", "").got(520, 5, status);
+            beat.sent(530, 6, "disconnect", "w1", "").got(550, 6, 200).step(550, "worker", "Disconnecting", "disconnected", "Finished")
+        };
+        fed(left(200)).holds(INVARIANT);
+        fed(left(401)).breaks(INVARIANT);
+        fed(left(200).pool_step(560, "worker finished", "Finished")).breaks(INVARIANT);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! settled (races §0.1; job-runner I2–I6).
 
 use super::rows::Ref::R;
-use super::view::{Job, View};
+use super::view::{Job, SLACK, View};
 use super::{Invariant, Violation};
 use crate::trace::Payload;
 use ibex_core::machine::Instant;
@@ -51,13 +51,15 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     }
 }
 
-/// A process that comes to be so long after a forced stop that its grace period (I34) ends with the force timer or later (I43): the two
-/// rules leave no room for a finish.
+/// A process that comes to be so long after a forced stop that its grace period (I34: `S` from its interrupt, which is its start, §7.6) ends
+/// with the force timer or later (I43), and whose group lived until then: the two rules leave no room for what comes before a finish, a
+/// drain of 100 ms (§5.8).
 fn spawned_too_late(v: &View<'_>, job: &Job<'_>) -> bool {
-    match (v.forced_by_signal(), job.spawned) {
-        (Some((_, forced)), Some((_, spawned))) => spawned > forced + v.setup.cleanup_timeout + Duration::from_millis(500),
-        _ => false,
-    }
+    let (Some((_, forced)), Some((_, spawned)), Some((_, exit, 1))) = (v.forced_by_signal(), job.spawned, v.exit) else { return false };
+    let timer = forced + v.setup.signal_timeout + v.setup.cleanup_timeout + Duration::from_secs(1);
+    let drain = Duration::from_millis(100) + SLACK;
+    let gone = job.members.last().filter(|(_, alive)| *alive == 0).map(|(i, _)| v.entries[*i].at);
+    exit >= timer && spawned + v.setup.signal_timeout + drain > timer && gone.is_none_or(|at| at + drain > exit)
 }
 
 fn body(p: &Payload) -> &str {
@@ -81,6 +83,20 @@ mod tests {
     fn a_started_job_without_a_finish_is_seen() {
         job().finish(400, 3, "0", "", "", 0).got(420, 3, 200).exit(900, 0).holds(INVARIANT);
         job().exit(900, 0).breaks(INVARIANT);
+    }
+
+    /// S = 10 s, C = 5 s: the force timer fires 16 s after the stop; a process that is interrupted later than 6 s after it can outlive it.
+    #[test]
+    fn only_a_process_that_outlives_the_force_timer_by_its_grace_is_excused() {
+        let story = |spawned, gone, exit| {
+            let s = Story::new().connected(1).started(100).signal(1_000, "QUIT").spawned(spawned);
+            let s = if gone < exit { s.exited(gone, ExitStatus::Signal(9)) } else { s };
+            s.exit(exit, 1)
+        };
+        story(7_000, 17_000, 17_000).holds(INVARIANT);
+        story(6_500, 17_000, 17_000).breaks(INVARIANT);
+        story(7_000, 12_000, 17_000).breaks(INVARIANT);
+        story(7_000, 16_000, 16_000).breaks(INVARIANT);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::rows::Ref::{R, S};
 use super::view::{Call, View};
 use super::{Invariant, Violation};
 use crate::trace::{Got, Op};
+use ibex_core::limits::EXCHANGE;
 
 pub(super) const INVARIANT: Invariant = Invariant {
     id: "V6",
@@ -33,16 +34,14 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
             if let (Some((i, _)), Some(_), false) = (v.connected(worker), v.exit, v.ended_by_force()) {
                 out.push(Violation::at("V6", i, format!("worker {worker} was connected, and the agent ended without its disconnect")));
             }
-            // A connect that a forced stop gave up may have been done: one disconnect is owed (start-and-worker §9.11).
-            let unknown = v.of_worker(worker, Op::Connect).last().and_then(|c| c.returned).filter(|(_, _, got)| **got == Got::Dropped);
-            if let (Some((i, at, _)), Some((_, stop)), Some(_), false) = (unknown, v.forced_by_signal(), v.exit, v.ended_by_force())
-                && at >= stop
-            {
+            // A connect that a stop gave up may have been done: one disconnect is owed (start-and-worker §9.11).
+            let unknown = v.of_worker(worker, Op::Connect).last().filter(|c| given_up(c)).and_then(|c| c.returned);
+            if let (Some((i, _, _)), Some(_), false) = (unknown, v.exit, v.ended_by_force()) {
                 out.push(Violation::at("V6", i, format!("the connect of worker {worker} was given up, and no disconnect followed")));
             }
             continue;
         };
-        if !v.of_worker(worker, Op::Connect).iter().any(|c| c.sent < first.sent) {
+        if !v.of_worker(worker, Op::Connect).iter().any(|c| c.sent < first.sent && (c.ok() || given_up(c) || in_the_instant_of_a_stop(v, c))) {
             out.push(Violation::at("V6", first.sent, format!("worker {worker} was disconnected without having been connected")));
         }
         let of_its_jobs = v.jobs.values().filter(|j| j.worker == Some(worker)).flat_map(|j| j.starts.iter().chain(&j.chunks).chain(&j.finishes));
@@ -61,6 +60,16 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
             }
         }
     }
+}
+
+/// A connect that the agent closed before its own limit: whether it was done is not known.
+fn given_up(c: &Call<'_>) -> bool {
+    matches!(c.returned, Some((_, at, Got::Dropped)) if at < c.sent_at + EXCHANGE)
+}
+
+/// An answer of the instant of a stop is ignored: the stop comes first, and gives the connect up (§0.2).
+fn in_the_instant_of_a_stop(v: &View<'_>, c: &Call<'_>) -> bool {
+    c.returned.is_some_and(|(_, at, _)| v.signals.iter().any(|(_, signal, _)| *signal == at))
 }
 
 #[cfg(test)]
@@ -107,6 +116,20 @@ mod tests {
         let given_up = Story::new().sent(0, 1, "connect", "w1", "").signal(400, "QUIT").fact(400, dropped);
         given_up.clone().exit(500, 0).breaks(INVARIANT);
         given_up.sent(400, 7, "disconnect", "w1", "").got(420, 7, 200).exit(500, 0).holds(INVARIANT);
+    }
+
+    #[test]
+    fn a_disconnect_after_connects_that_all_failed_is_seen() {
+        let failed = |got| Story::new().sent(0, 1, "connect", "w1", "").fact(300, Fact::Returned { call: 1, got }).signal(400, "TERM");
+        let then = |s: Story| s.sent(400, 7, "disconnect", "w1", "").got(420, 7, 200).exit(500, 0);
+        then(failed(Got::Failed("refused"))).breaks(INVARIANT);
+        then(failed(Got::Answer { status: 200, said: crate::trace::Said::Nothing, retry_after_ms: None })).holds(INVARIANT);
+        let at_once = Fact::Returned { call: 1, got: Got::Failed("refused") };
+        then(Story::new().sent(0, 1, "connect", "w1", "").signal(400, "QUIT").fact(400, at_once)).holds(INVARIANT);
+        // At its own limit an attempt has failed.
+        let timed_out = Story::new().sent(0, 1, "connect", "w1", "").fact(60_000, Fact::Returned { call: 1, got: Got::Dropped });
+        timed_out.clone().signal(61_000, "TERM").exit(61_000, 0).holds(INVARIANT);
+        then(timed_out).breaks(INVARIANT);
     }
 
     #[test]

@@ -76,6 +76,14 @@ impl Story {
         self.fact(ms, Fact::Transition(Transition { owner: Owner::Worker(1), machine, from, event, to }))
     }
 
+    pub(super) fn agent_step(self, ms: u64, from: &'static str, event: &'static str, to: &'static str) -> Story {
+        self.fact(ms, Fact::Transition(Transition { owner: Owner::Agent, machine: "agent", from, event, to }))
+    }
+
+    pub(super) fn pool_step(self, ms: u64, event: &'static str, to: &'static str) -> Story {
+        self.fact(ms, Fact::Transition(Transition { owner: Owner::Agent, machine: "pool", from: "Running", event, to }))
+    }
+
     pub(super) fn got(self, ms: u64, call: u64, status: u16) -> Story {
         self.fact(ms, Fact::Returned { call, got: Got::Answer { status, said: Said::Nothing, retry_after_ms: None } })
     }
@@ -153,6 +161,20 @@ impl Story {
             ignore_agent: None,
             finished_at: None,
             body: format!("{exit_status} {signal} {reason} {failed}"),
+        };
+        self.fact(ms, Fact::Sent(Story::request(call, "finish", JOB, JOB, payload)))
+    }
+
+    /// A finish with the flag that no more work is wanted.
+    pub(super) fn asking(self, ms: u64, call: u64, ignore_agent: Option<bool>) -> Story {
+        let payload = Payload::Finish {
+            exit_status: "0".into(),
+            signal: String::new(),
+            signal_reason: String::new(),
+            chunks_failed: 0,
+            ignore_agent,
+            finished_at: None,
+            body: String::new(),
         };
         self.fact(ms, Fact::Sent(Story::request(call, "finish", JOB, JOB, payload)))
     }

@@ -25,6 +25,10 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
         let Some(finish) = job.finishes.first() else { continue };
         let Payload::Finish { exit_status, signal, signal_reason, .. } = &finish.request.payload else { continue };
         let told: Told = (exit_status.clone(), signal.clone(), signal_reason.clone());
+        let refused = job.bad_signature.filter(|_| v.setup.signatures != Signatures::InvalidButRun).or(job.hook_refused.map(|(i, _)| i));
+        if let (Some(refused), Some((spawned, _))) = (refused, job.spawned) {
+            out.push(Violation::at("V12", spawned, format!("{id} was refused by entry {refused}, and has a process")));
+        }
         let allowed = allowed(v.setup, job, finish.sent);
         if !allowed.contains(&told) {
             out.push(Violation::at("V12", finish.sent, format!("{id} was reported as {told:?}, it should be {allowed:?}")));
@@ -56,10 +60,14 @@ fn allowed(setup: &Setup, job: &Job<'_>, finish: usize) -> Vec<Told> {
         out.push(error);
     }
     let refused = |reason: &str| -> Told { ("-1".into(), String::new(), reason.into()) };
-    if job.hook_refused {
+    // A cancel that came first ended the hook, and is the result (job-runner §4.5, §7.6); one of the same instant may have.
+    let first = job.causes.first().map(|(_, at, _)| *at);
+    if job.hook_refused.is_some_and(|(i, at)| i < finish && first.is_none_or(|cause| at <= cause)) {
         out.push(refused("agent_refused"));
     }
-    if setup.signatures != Signatures::Off {
+    // The verdict of the verifier on this very job (job-runner §4.1).
+    let bad = job.bad_signature.filter(|_| setup.signatures != Signatures::InvalidButRun);
+    if bad.is_some_and(|i| i < finish) {
         out.push(refused("signature_rejected"));
     }
     out
@@ -92,6 +100,38 @@ fn after_run(status: ExitStatus, cause: Option<Cause>) -> Told {
 mod tests {
     use super::super::story::Story;
     use super::*;
+    use crate::trace::Fact;
+
+    fn not_run(reason: &str) -> Story {
+        Story::new().connected(1).started(100).finish(900, 9, "-1", "", reason, 0)
+    }
+
+    #[test]
+    fn a_signature_is_held_against_the_job_whose_it_is_only() {
+        let keys = |s: Story, how| s.with(|s| s.signatures = how);
+        let verified = |text| Story::new().connected(1).started(100).fact(500, Fact::Verified { job: "J".into(), text });
+        let rejected = |s: Story| s.finish(900, 9, "-1", "", "signature_rejected", 0);
+        keys(rejected(verified("invalid")), Signatures::Invalid).holds(INVARIANT);
+        keys(rejected(verified("valid")), Signatures::Invalid).breaks(INVARIANT);
+        keys(not_run("signature_rejected"), Signatures::Invalid).breaks(INVARIANT);
+        keys(rejected(verified("invalid")), Signatures::InvalidButRun).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_process_of_a_refused_job_is_seen() {
+        let verified = |text| Story::new().connected(1).started(100).fact(150, Fact::Verified { job: "J".into(), text }).spawned(200);
+        let end = |s: Story| s.with(|s| s.signatures = Signatures::Invalid).exited(300, ExitStatus::Code(0)).finish(400, 9, "0", "", "", 0);
+        end(verified("valid")).holds(INVARIANT);
+        end(verified("invalid")).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_hook_that_a_cancel_ended_is_a_cancel_and_no_refusal() {
+        let over = |s: Story, ms| s.fact(ms, Fact::HookOver { name: "pre-bootstrap", job: Some("J".into()), ok: false });
+        let end = |s: Story| s.finish(900, 9, "-1", "", "agent_refused", 0);
+        end(over(Story::new().connected(1).started(100), 500)).holds(INVARIANT);
+        end(over(Story::new().connected(1).started(100).signal(300, "QUIT"), 500)).breaks(INVARIANT);
+    }
 
     fn cancelled_at(ms: u64) -> Story {
         Story::new().connected(1).started(100).spawned(200).polled(ms, 5, "canceling")

@@ -168,8 +168,10 @@ pub struct Job<'a> {
     pub spawn_failed: bool,
     /// Its files could not be written.
     pub files_failed: bool,
-    /// The pre-bootstrap hook refused it.
-    pub hook_refused: bool,
+    /// The pre-bootstrap hook failed.
+    pub hook_refused: Option<(usize, Instant)>,
+    /// The verifier did not find its signature valid.
+    pub bad_signature: Option<usize>,
     /// Files written and removed.
     pub files_written: Option<usize>,
     /// Last removal.
@@ -335,7 +337,8 @@ impl<'a> View<'a> {
                 }
                 Fact::SpawnFailed { job } => jobs.entry(job.clone()).or_default().spawn_failed = true,
                 Fact::FilesFailed { job } => jobs.entry(job.clone()).or_default().files_failed = true,
-                Fact::HookOver { job: Some(job), ok: false, .. } => jobs.entry(job.clone()).or_default().hook_refused = true,
+                Fact::HookOver { job: Some(job), ok: false, .. } => jobs.entry(job.clone()).or_default().hook_refused = Some((i, e.at)),
+                Fact::Verified { job, text } if *text != "valid" => jobs.entry(job.clone()).or_default().bad_signature = Some(i),
                 Fact::FilesWritten { job, .. } => jobs.entry(job.clone()).or_default().files_written = Some(i),
                 Fact::FilesRemoved { job } => jobs.entry(job.clone()).or_default().files_removed = Some(i),
                 Fact::Marker { job } => jobs.entry(job.clone()).or_default().marker = Some(i),
@@ -445,6 +448,22 @@ impl<'a> View<'a> {
         self.signals.iter().find(|(_, _, s)| matches!(s, OsSignal::Term | OsSignal::Int | OsSignal::Quit)).map(|&(i, at, _)| (i, at))
     }
 
+    /// Where handlers were installed (S16): the pool was started, or the shutdown hook after a startup hook that failed.
+    pub fn handlers(&self) -> Option<(usize, Instant)> {
+        let step = self.entries.iter().position(|e| match &e.fact {
+            Fact::Transition(t) => t.machine == "agent" && t.from == "StartupHook" && matches!(t.to, "Pool" | "ShutdownHook"),
+            Fact::Sent(r) => r.op == Op::Connect,
+            _ => false,
+        })?;
+        Some((step, self.entries[step].at))
+    }
+
+    /// The first signal before that; SIGHUP counts (start-and-worker §1). In the instant of it either may come first.
+    pub fn signal_before_handlers(&self) -> Option<(usize, Instant)> {
+        let handlers = self.handlers();
+        self.signals.first().map(|&(i, at, _)| (i, at)).filter(|(_, at)| handlers.is_none_or(|(_, from)| *at < from))
+    }
+
     /// A rejected heartbeat of the worker.
     pub fn heartbeat_rejected(&self, worker: u32) -> Option<(usize, Instant)> {
         self.of_worker(worker, Op::Heartbeat).iter().find(|c| c.rejected()).and_then(|c| c.returned).map(|(i, at, _)| (i, at))
@@ -465,6 +484,19 @@ impl<'a> View<'a> {
         [self.first_stop_signal(), self.heartbeat_rejected(worker), told, streamed].into_iter().flatten().min()
     }
 
+    /// Where the last ping source of the worker ended: polls by a rejection, streams by a final status (start-and-worker §9.7).
+    pub fn sources_ended(&self, worker: u32) -> Option<usize> {
+        let polls = self.steps(worker, "poll").find(|(_, t)| t.event == "rejected").map(|(i, _)| i);
+        let streams = self.steps(worker, "stream").find(|(_, t)| t.event == "final code").map(|(i, _)| i);
+        match self.setup.source {
+            Source::Poll => {
+                self.of_worker(worker, Op::Ping).iter().find(|c| c.rejected() && polls.is_some()).and_then(|c| c.returned).map(|(i, _, _)| i)
+            }
+            Source::Stream => streams,
+            Source::Auto => Some(polls?.max(streams?)),
+        }
+    }
+
     /// Messages of this kind that streams of the worker brought.
     pub fn streamed<'s>(&'s self, worker: u32, kind: &'s str) -> impl Iterator<Item = (usize, Instant)> + 's {
         self.entries.iter().enumerate().filter_map(move |(i, e)| match &e.fact {
@@ -477,8 +509,10 @@ impl<'a> View<'a> {
     pub fn ended_by_force(&self) -> bool {
         let Some((_, exit, code)) = self.exit else { return false };
         let third = self.third_signal().is_some();
-        let timer = self.forced_by_signal().is_some_and(|(_, at)| exit.since(at) >= self.setup.signal_timeout + self.setup.cleanup_timeout);
-        let early = !self.signals.is_empty() && !self.calls.values().any(|c| c.request.op == Op::Connect);
+        let force = self.setup.signal_timeout + self.setup.cleanup_timeout + Duration::from_secs(1);
+        let timer = self.forced_by_signal().is_some_and(|(_, at)| exit.since(at) >= force);
+        // In the instant of S16 a signal may still have been the end of it.
+        let early = self.signals.first().is_some_and(|(_, at, _)| self.handlers().is_none_or(|(_, from)| *at < from || (*at == from && exit == *at)));
         third || (timer && code == 1) || early
     }
 
