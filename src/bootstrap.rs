@@ -2,9 +2,10 @@
 
 use crate::cli::{Failure, Leaf, Run, Section, print};
 use ibex_core::executor::{Env, ExecutorConfig, Kind, OPTIONS, Request, Settings, Surroundings};
+use ibex_core::job::STATUS_FILE;
 use ibex_io::executor::{Signals, die_by, run};
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `bootstrap`
 pub(crate) static BOOTSTRAP: Leaf = Leaf {
@@ -20,7 +21,10 @@ pub(crate) static BOOTSTRAP: Leaf = Leaf {
 fn main(arguments: &[String]) -> Result<u8, Failure> {
     // First of all: a signal from here on is remembered, not lost (W11).
     let signals = Signals::catch().map_err(|e| Failure::Fatal(format!("could not catch signals: {e}")))?;
-    let env: Env = std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())).collect();
+    let mut env: Env = std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())).collect();
+    // For this process only: no hook, no command may take it for its own.
+    let status_file = env.get(STATUS_FILE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    env.unset(STATUS_FILE);
     let start_dir = std::env::current_dir().map_err(|e| Failure::Fatal(format!("could not tell the working directory: {e}")))?;
     let start_dir = start_dir.to_string_lossy().into_owned();
     let around = Surroundings {
@@ -36,8 +40,8 @@ fn main(arguments: &[String]) -> Result<u8, Failure> {
     };
     let executable = std::env::current_exe().map_err(|e| Failure::Fatal(format!("could not tell the path of this executable: {e}")))?;
     let executable = executable.to_string_lossy().into_owned();
-    let end =
-        run(ExecutorConfig { settings, env, start_dir, executable }, signals).map_err(|e| Failure::Fatal(format!("could not run the job: {e}")))?;
+    let end = run(ExecutorConfig { settings, env, start_dir, executable }, signals, status_file)
+        .map_err(|e| Failure::Fatal(format!("could not run the job: {e}")))?;
     if let Some(signal) = end.by_signal {
         die_by(signal);
     }

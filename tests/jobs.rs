@@ -330,3 +330,26 @@ fn the_built_in_executor_runs_a_command() {
     assert_eq!(result(&done), (Some("4"), None, None), "{}", done.text());
     assert!(done.text().contains("~~~ Running commands") && done.text().contains("hello"), "{}", done.text());
 }
+
+#[test]
+fn w5_a_commands_own_125_is_told_from_the_executors() {
+    let (work, plane) = (dir(), Plane::start());
+    let _agent = Setup::builtin().hook("environment", "#!/bin/sh\n[ -z \"$HOOK\" ] || exit $HOOK\n").start(&plane, work.path());
+    let run = |command: &str, env: &[(&str, &str)]| plane.wait_finish(&plane.command_with(work.path(), command, env));
+    let own = run("env | grep ^BUILDKITE_AGENT_JOB_STATUS || echo hidden; exit 125", &[]);
+    assert_eq!(result(&own), (Some("125"), None, None), "{}", own.text());
+    assert!(own.text().contains("\nhidden\r"), "the way is not shown to commands: {}", own.text());
+    assert!(leftovers(work.path()).is_empty(), "absent when finish is sent");
+    let hook = run("echo never", &[("HOOK", "125")]);
+    assert_eq!(result(&hook), (Some("125"), None, None), "{}", hook.text());
+    assert_eq!(result(&run("exit 124", &[])), (Some("124"), None, None));
+
+    // An executor that fails before anything has run says so, and an executor that knows of no way is believed.
+    let (work, plane) = (dir(), Plane::start());
+    let _agent = Setup::builtin().hook("environment", "#!/no/such/interpreter\n").start(&plane, work.path());
+    let failed = plane.wait_finish(&plane.command(work.path(), "echo never"));
+    assert_eq!(result(&failed), (Some("-1"), None, Some("process_run_error")), "{}", failed.text());
+    assert!(failed.text().contains("Error setting up job executor: ") && !failed.text().contains("\nnever"), "{}", failed.text());
+    let (other, ..) = self::run("#!/bin/sh\nexit 125\n", &[], &[]);
+    assert_eq!(result(&other), (Some("-1"), None, Some("process_run_error")));
+}

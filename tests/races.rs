@@ -145,8 +145,9 @@ fn r36_what_is_printed_in_the_first_millisecond_is_all_there() {
             let done = plane.wait_finish(job);
             let seen = done.text();
             let head: String = seen.chars().take(300).collect();
-            assert!(seen == *expected, "{args:?}: repetition {n}: {} of {} bytes, beginning {head:?}", seen.len(), expected.len());
-            assert_eq!(result(&done), (Some("0"), None, None), "{args:?}: repetition {n}");
+            let how = result(&done);
+            assert!(seen == *expected, "{args:?}: repetition {n}: {how:?}: {} of {} bytes, beginning {head:?}", seen.len(), expected.len());
+            assert_eq!(how, (Some("0"), None, None), "{args:?}: repetition {n}");
         }
     });
 }
@@ -277,6 +278,40 @@ fn r44_a_program_that_is_still_being_written_is_tried_again() {
     assert_eq!(result(&done), (Some("-1"), None, Some("process_run_error")));
     assert!(done.text().starts_with("Error running job: ") && done.text().to_lowercase().contains("text file busy"), "{}", done.text());
     drop(agent);
+}
+
+/// A hook that is a program, and that somebody has open for writing until what comes back is dropped; and the job that has come to it.
+fn at_a_busy_hook(plane: &Plane, work: &Path, agent: &Agent) -> (std::fs::File, String) {
+    let hook = work.join("hooks/pre-command");
+    std::fs::copy("/bin/true", &hook).expect("a program");
+    let writing = std::fs::OpenOptions::new().append(true).open(&hook).expect("the hook");
+    let job = plane.command(work, "echo after the hook");
+    plane.wait("the hook to be tried", SOON, |s| s.jobs[&job].text().contains("pre-command hook").then_some(()));
+    // Far longer than a spawn of the agent's own would be tried.
+    let polls = |s: &common::plane::State| s.requests.iter().filter(|r| r.method == "GET" && r.path.ends_with(&job)).count();
+    let seen = plane.with(|s| polls(s));
+    plane.wait("two more polls", SOON, |s| (polls(s) >= seen + 2).then_some(()));
+    assert!(plane.get(&job).finish.is_none(), "{}", agent.text());
+    (writing, job)
+}
+
+#[test]
+fn r44_a_hook_that_is_still_being_written_is_tried_again_and_a_cancel_ends_that() {
+    let (work, plane) = (dir(), Plane::start());
+    let agent = Setup::builtin().start(&plane, work.path());
+    let (writing, job) = at_a_busy_hook(&plane, work.path(), &agent);
+    drop(writing);
+    let done = plane.wait_finish(&job);
+    assert_eq!(result(&done), (Some("0"), None, None), "{}", done.text());
+    assert!(done.text().contains("after the hook"), "{}", done.text());
+
+    std::fs::remove_file(work.path().join("hooks/pre-command")).unwrap();
+    let (writing, job) = at_a_busy_hook(&plane, work.path(), &agent);
+    plane.with(|s| s.jobs.get_mut(&job).unwrap().state = "canceling".into());
+    let done = plane.wait_finish(&job);
+    drop(writing);
+    assert_eq!(result(&done), (Some("-1"), Some("SIGTERM"), Some("cancel")), "{}", done.text());
+    assert!(done.text().contains("context canceled") && !done.text().contains("$ echo after the hook"), "{}", done.text());
 }
 
 #[test]

@@ -38,6 +38,12 @@ pub trait Effects: Clone + 'static {
     /// Writes the env files (0600, exclusive), reserves the marker path, creates the log copy.
     fn write_job_files(&self, spec: JobFilesSpec) -> impl Future<Output = Result<JobFiles, String>> + 'static;
 
+    /// Whether the executor of a job has left its word at [`JobFiles::status_file`]; asked before the files are removed. Worlds without
+    /// an executor of ours have none.
+    fn own_status(&self, _files: &JobFiles) -> bool {
+        false
+    }
+
     /// Removes all files of a job. Missing files are no error; the messages of other failures come back.
     fn remove_job_files(&self, files: JobFiles) -> impl Future<Output = Vec<String>> + 'static;
 

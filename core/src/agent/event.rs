@@ -46,6 +46,9 @@ pub enum AgentEvent {
     JobFilesRemoved {
         /// Which request.
         id: RequestId,
+        /// Among them was the word of the executor that an exit status of 125 is the job's own (job-runner W5).
+        #[serde(default)]
+        own_status: bool,
     },
     /// Completes [`super::AgentCommand::RunHook`].
     HookEnded {

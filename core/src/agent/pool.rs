@@ -188,7 +188,7 @@ pub(crate) fn owner_of(event: &AgentEvent) -> Option<Owner> {
         | AgentEvent::StreamMessage { id, .. }
         | AgentEvent::StreamEnded { id, .. }
         | AgentEvent::JobFilesWritten { id, .. }
-        | AgentEvent::JobFilesRemoved { id }
+        | AgentEvent::JobFilesRemoved { id, .. }
         | AgentEvent::HookEnded { id, .. }
         | AgentEvent::Process { id, .. }
         | AgentEvent::Verified { id, .. } => id,

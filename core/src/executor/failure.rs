@@ -78,15 +78,20 @@ pub(super) struct Errors {
 }
 
 /// Exit status that tells the job runner that the command never ran.
-const NEVER_RAN: i32 = 125;
+pub(super) const NEVER_RAN: i32 = 125;
 
 impl Errors {
+    /// The job was given up before anything of it had ended with a status.
+    pub(super) fn never_ran(&self) -> bool {
+        self.setup.as_ref().is_some_and(|setup| !setup.is_exit())
+    }
+
     /// Status before teardown, rows 3 to 7 of bootstrap §13, and what is logged for it.
     /// `command_status` is the job env's `BUILDKITE_COMMAND_EXIT_STATUS` at this moment.
     pub(super) fn status(&self, command_status: Option<&str>) -> (i32, Option<String>) {
         match self {
             Errors { setup: Some(setup), .. } => {
-                let status = if setup.is_exit() { setup.code() } else { NEVER_RAN };
+                let status = if self.never_ran() { NEVER_RAN } else { setup.code() };
                 (status, Some(format!("Error setting up job executor: {}", setup.text)))
             }
             // Logged where it happened.

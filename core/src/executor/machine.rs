@@ -2,7 +2,7 @@
 //! (specification: bootstrap §5, §14, §19). Its steps are in `setup.rs`, `checkout.rs` and `command.rs`.
 
 use super::child::{Budget, Child};
-use super::failure::{Errors, Failure, code};
+use super::failure::{Errors, Failure, NEVER_RAN, code};
 use super::hook::{Point, PointEnd, PointRun};
 use super::job::{Cancel, ExecutorConfig, Job};
 use super::text::LineKind;
@@ -200,6 +200,10 @@ impl Executor {
             Some(Cancel { signal, .. }) => (status, Some(signal)),
             None => (status, None),
         };
+        let never_ran = self.errors.teardown.is_none() && self.errors.never_ran();
+        if status == NEVER_RAN && by_signal.is_none() && !never_ran {
+            out.push(ExecutorCommand::Vouch);
+        }
         out.push(ExecutorCommand::Exit { status, by_signal });
         self.state = State::Done;
     }

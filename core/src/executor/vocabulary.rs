@@ -121,6 +121,9 @@ pub enum ExecutorCommand {
     Redact(Vec<Secret>),
     /// No more bytes belong to what was written so far: release what the redactors withhold.
     Flush,
+    /// Leave word that the exit status of 125 that follows is the job's own, and does not mean that the command never ran
+    /// (job-runner W5).
+    Vouch,
     /// End the process. The last command.
     Exit {
         /// Exit status; −1 is seen as 255.

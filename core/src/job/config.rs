@@ -208,6 +208,14 @@ pub struct JobFiles {
     pub log_copy: Option<String>,
 }
 
+impl JobFiles {
+    /// Where the executor leaves word that an exit status of 125 is the job's own (job-runner W5); the file does not exist yet.
+    /// Empty without files.
+    pub fn status_file(&self) -> String {
+        if self.env_file.is_empty() { String::new() } else { format!("{}-status", self.env_file) }
+    }
+}
+
 /// Environment handed to a child, as an overlay on the agent's own: a name maps to its value, or to `None` to remove it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ChildEnv(pub BTreeMap<String, Option<String>>);

@@ -40,6 +40,9 @@ pub fn edit(job_env: &JobEnv, config: &JobConfig) -> EditedEnv {
     edited
 }
 
+/// Names the file by which the executor tells its own exit status of 125 from the job's (job-runner W5).
+pub const STATUS_FILE: &str = "BUILDKITE_AGENT_JOB_STATUS_FILE";
+
 /// Variables that a job may govern, depending on the mode (job-runner §3.4).
 pub const SCOPED: [&str; 11] = [
     "BUILDKITE_GIT_CHECKOUT_FLAGS",
@@ -99,6 +102,8 @@ pub fn child_env(inputs: EnvInputs<'_>) -> ChildEnv {
     vars.set("BUILDKITE_ENV_FILE", &files.env_file);
     vars.set("BUILDKITE_ENV_JSON_FILE", &files.env_json_file);
     vars.set("BUILDKITE_AGENT_JOB_TIMEOUT_FILE", &files.timeout_file);
+    // Between the agent and its executor, which hands it on to nobody.
+    vars.set(STATUS_FILE, files.status_file());
     vars.set_if(!job.step.cache_paths.is_empty(), "BUILDKITE_AGENT_CACHE_PATHS", job.step.cache_paths.join(","));
     vars.set_if(!job.step.secrets_config.is_empty(), "BUILDKITE_SECRETS_CONFIG", &job.step.secrets_config);
     vars.set("BUILDKITE_AGENT_ENDPOINT", &*session.endpoint);

@@ -50,10 +50,13 @@ impl JobRunner {
         None
     }
 
-    pub(super) fn files_removed(&mut self, now: Instant, id: RequestId, out: &mut Vec<AgentCommand>) -> Option<JobEnd> {
+    pub(super) fn files_removed(&mut self, now: Instant, id: RequestId, own_status: bool, out: &mut Vec<AgentCommand>) -> Option<JobEnd> {
         match &self.state {
             State::Removing { request, report } if *request == id => {
-                let report = report.clone();
+                let mut report = report.clone();
+                if own_status {
+                    report.result = report.result.own();
+                }
                 self.report("FilesRemoved", now, report, out);
                 None
             }

@@ -43,4 +43,16 @@ impl JobResult {
         }
         JobResult { exit_status, signal, signal_reason: signal_reason.to_owned() }
     }
+
+    /// W5: the executor has left word that 125 is the job's own status, and not its own failure. Only an exit code of 125 makes a
+    /// result of −1 without a signal once a process has run; the executor leaves the word in no other case.
+    pub fn own(mut self) -> JobResult {
+        if self.exit_status == -1 && self.signal.is_empty() {
+            self.exit_status = EXECUTOR_FAILED;
+            if self.signal_reason == "process_run_error" {
+                self.signal_reason.clear();
+            }
+        }
+        self
+    }
 }

@@ -195,7 +195,7 @@ impl JobRunner {
         match event {
             AgentEvent::Completed { id, outcome } => self.completed(now, id, outcome, cx, out),
             AgentEvent::JobFilesWritten { id, result } => self.files_written(now, id, result, cx, out),
-            AgentEvent::JobFilesRemoved { id } => self.files_removed(now, id, out),
+            AgentEvent::JobFilesRemoved { id, own_status } => self.files_removed(now, id, own_status, out),
             AgentEvent::Verified { id, verdict } => self.verified(now, id, verdict, cx, out),
             AgentEvent::HookEnded { id, end } => self.hook_ended(now, id, end, cx, out),
             AgentEvent::Process { id, event } => self.process_event(now, id, event, cx, out),

@@ -318,12 +318,13 @@ impl<E: Effects, L: LogMachine> AgentWorld<E, L> {
         let shared = self.shared.clone();
         let files = self.files.borrow_mut().remove(&job);
         self.tasks.spawn_local(async move {
+            let own_status = files.as_ref().is_some_and(|files| shared.effects.own_status(files));
             if let Some(files) = files {
                 for problem in shared.effects.remove_job_files(files).await {
                     shared.warn(problem);
                 }
             }
-            shared.complete(AgentEvent::JobFilesRemoved { id }).await;
+            shared.complete(AgentEvent::JobFilesRemoved { id, own_status }).await;
         });
     }
 

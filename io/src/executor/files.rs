@@ -37,6 +37,11 @@ pub(super) fn perform(op: FileOp, executable: &str) -> FileResult {
     }
 }
 
+/// Makes the file by which the agent tells the job's own exit status from the executor's; it must not exist, links included.
+pub(super) fn leave_word(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+}
+
 fn settle(result: io::Result<FileResult>) -> FileResult {
     result.unwrap_or_else(|e| FileResult::Failed(e.to_string()))
 }

@@ -12,7 +12,7 @@ pub use signals::{Signals, die_by};
 
 use crate::driver::{Clock, World, drive};
 use crate::effects::{Output, Process};
-use crate::tokio::{Group, ReadEnd, Spawn, StdioMode, spawn};
+use crate::tokio::{Group, ReadEnd, Spawn, StdioMode, spawn_patiently};
 use bytes::Bytes;
 use ibex_core::agent::OsSignal;
 use ibex_core::executor::{ChildEvent, ExecSpec, Executor, ExecutorCommand, ExecutorConfig, ExecutorEvent, LineKind, StartFailure, render};
@@ -25,7 +25,12 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::time::Duration;
 
+/// How often a program that is being written ("text file busy") is tried again, and how long after (bootstrap §3.8).
+pub const BUSY_RETRIES: u32 = 100;
+/// See [`BUSY_RETRIES`].
+pub const BUSY_WAIT: Duration = Duration::from_millis(100);
 /// Captured output beyond this is dropped, in bytes.
 const CAPTURED_BYTES: usize = 1024 * 1024;
 
@@ -38,11 +43,12 @@ pub struct End {
     pub by_signal: Option<OsSignal>,
 }
 
-/// Runs the job that `config` describes to its end. Signals caught before are its first events.
+/// Runs the job that `config` describes to its end. Signals caught before are its first events. `status_file` is made if the job's
+/// own exit status is the one that says that the command never ran (job-runner W5).
 ///
 /// # Errors
 /// The operating system refuses an event loop.
-pub fn run(config: ExecutorConfig, signals: Signals) -> io::Result<End> {
+pub fn run(config: ExecutorConfig, signals: Signals, status_file: Option<PathBuf>) -> io::Result<End> {
     let runtime = ::tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
         let mut world = Room {
@@ -50,6 +56,7 @@ pub fn run(config: ExecutorConfig, signals: Signals) -> io::Result<End> {
             begin: true,
             signals: signals.watch()?,
             marker: config.env.get("BUILDKITE_AGENT_JOB_TIMEOUT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from),
+            status_file,
             executable: config.executable.clone(),
             screen: Screen::new(),
             child: None,
@@ -70,6 +77,8 @@ struct Room {
     signals: Watched,
     /// Its existence says that the job has timed out.
     marker: Option<PathBuf>,
+    /// Where an exit status of 125 is vouched for.
+    status_file: Option<PathBuf>,
     executable: String,
     screen: Screen,
     child: Option<Child>,
@@ -147,7 +156,7 @@ impl Room {
         let captured = spec.capture.then(Vec::new);
         match prepare(spec) {
             Ok(what) => {
-                let started: Later<_> = Box::pin(async move { spawn(&what).await });
+                let started: Later<_> = Box::pin(async move { spawn_patiently(&what, BUSY_RETRIES, BUSY_WAIT).await });
                 self.child = Some(Child { id, captured, stage: Stage::Starting(started) });
             }
             Err(why) => self.child_event(id, ChildEvent::NotStarted(why)),
@@ -246,6 +255,10 @@ impl World<Executor> for Room {
             ExecutorCommand::Exec { id, spec } => self.exec(id, *spec),
             ExecutorCommand::Signal { id, signal } => {
                 let sent = self.groups.get(&id).map_or(Ok(()), |group| group.signal(signal, SignalTarget::Group));
+                // What is not there yet, because its program is busy, is not started any more (bootstrap §3.8).
+                if self.child.take_if(|child| child.id == id && matches!(child.stage, Stage::Starting(_))).is_some() {
+                    self.child_event(id, ChildEvent::NotStarted(StartFailure::Other("context canceled".to_owned())));
+                }
                 if sent.is_err() {
                     self.child_event(id, ChildEvent::SignalFailed);
                 }
@@ -261,6 +274,12 @@ impl World<Executor> for Room {
             ExecutorCommand::RestoreSignals => Signals::restore(),
             ExecutorCommand::Redact(secrets) => secrets.iter().for_each(|secret| self.screen.redact(secret.expose())),
             ExecutorCommand::Flush => self.screen.flush(),
+            ExecutorCommand::Vouch => {
+                if let Some(path) = &self.status_file {
+                    // Without the word the agent reports what agents report without one: that the command never ran.
+                    let _ = files::leave_word(path);
+                }
+            }
             ExecutorCommand::Exit { status, by_signal } => return ControlFlow::Break(End { status, by_signal }),
         }
         ControlFlow::Continue(())

@@ -54,7 +54,8 @@ impl Files {
         if let Some(copy) = &files.log_copy {
             self.copies.borrow_mut().remove(copy);
         }
-        let paths = [Some(&files.env_file), Some(&files.env_json_file), Some(&files.timeout_file), files.log_copy.as_ref()];
+        let status = files.status_file();
+        let paths = [Some(&files.env_file), Some(&files.env_json_file), Some(&files.timeout_file), files.log_copy.as_ref(), Some(&status)];
         let failure = |path: &String| remove_file(path).err().map(|e| format!("Failed to remove {path}: {e}"));
         paths.into_iter().flatten().filter_map(failure).collect()
     }
@@ -69,6 +70,11 @@ impl Files {
         let wrote = copies.get_mut(path).map_or(Ok(()), |file| file.write_all(data));
         wrote.map_err(|e| format!("{path}: {e}"))
     }
+}
+
+/// Whether there is a file, not a link to one.
+pub(super) fn is_there(path: &str) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|m| m.is_file())
 }
 
 /// The timeout marker: the 4 bytes `true`, for all to read.

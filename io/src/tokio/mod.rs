@@ -26,6 +26,6 @@ pub use otlp::{Otlp, Service};
 pub use output::ReadEnd;
 pub use pty::SIZE;
 pub use signals::{deliver, die_by, hold};
-pub use spawn::{Spawn, StdioMode, find_in_path, overlaid, spawn};
+pub use spawn::{Spawn, StdioMode, find_in_path, overlaid, spawn, spawn_patiently};
 pub use storage::{Body, Piece, Storage};
 pub use world::{HttpObserver, LogSink, MetricSink, Parts, TokioWorld, Verifier};

@@ -49,6 +49,12 @@ pub enum StdioMode {
 
 /// Spawns. The error is what the user reads: `error starting pty: …`, `error starting command: …` or about the directory.
 pub async fn spawn(spawn: &Spawn) -> Result<(Group, ReadEnd), String> {
+    spawn_patiently(spawn, BUSY_RETRIES, BUSY_WAIT).await
+}
+
+/// The same; a program that is being written (ETXTBSY) is tried again `retries` times, `wait` after each. Dropping it between two
+/// tries leaves nothing behind.
+pub async fn spawn_patiently(spawn: &Spawn, retries: u32, wait: Duration) -> Result<(Group, ReadEnd), String> {
     if let Some(dir) = &spawn.dir
         && !dir.is_dir()
     {
@@ -57,9 +63,9 @@ pub async fn spawn(spawn: &Spawn) -> Result<(Group, ReadEnd), String> {
     let mut tries = 0;
     loop {
         match attempt(spawn) {
-            Err(e) if e.cause.raw_os_error() == Some(libc::ETXTBSY) && tries < BUSY_RETRIES => {
+            Err(e) if e.cause.raw_os_error() == Some(libc::ETXTBSY) && tries < retries => {
                 tries += 1;
-                tokio::time::sleep(BUSY_WAIT).await;
+                tokio::time::sleep(wait).await;
             }
             Err(e) => {
                 let what = if spawn.stdio == StdioMode::Pipe { "command" } else { "pty" };

@@ -120,6 +120,10 @@ impl Effects for TokioWorld {
         std::future::ready(self.0.files.write(&spec))
     }
 
+    fn own_status(&self, files: &JobFiles) -> bool {
+        files::is_there(&files.status_file())
+    }
+
     fn remove_job_files(&self, files: JobFiles) -> impl Future<Output = Vec<String>> + 'static {
         std::future::ready(self.0.files.remove(&files))
     }

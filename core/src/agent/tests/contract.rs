@@ -122,7 +122,7 @@ fn completes(event: &AgentEvent) -> Option<RequestId> {
         AgentEvent::Completed { id, .. }
         | AgentEvent::StreamEnded { id, .. }
         | AgentEvent::JobFilesWritten { id, .. }
-        | AgentEvent::JobFilesRemoved { id }
+        | AgentEvent::JobFilesRemoved { id, .. }
         | AgentEvent::HookEnded { id, .. }
         | AgentEvent::Process { id, event: ProcessEvent::SpawnFailed(_) | ProcessEvent::OutputEnded { .. } } => Some(*id),
         _ => None,
@@ -198,7 +198,7 @@ impl Surroundings {
             }
             Kind::WriteFiles if rng.below(6) == 0 => AgentEvent::JobFilesWritten { id, result: Err("no space".into()) },
             Kind::WriteFiles => AgentEvent::JobFilesWritten { id, result: Ok(Box::new(JobFiles::default())) },
-            Kind::RemoveFiles => AgentEvent::JobFilesRemoved { id },
+            Kind::RemoveFiles => AgentEvent::JobFilesRemoved { id, own_status: false },
             Kind::Hook => {
                 AgentEvent::HookEnded { id, end: if rng.below(8) == 0 { HookEnd::Failed("exit status 1".into()) } else { HookEnd::Missing } }
             }

@@ -354,7 +354,7 @@ impl World {
             AgentCommand::WriteJobFiles { id, .. } => {
                 self.push(now, AgentEvent::JobFilesWritten { id: *id, result: Ok(Box::new(JobFiles::default())) });
             }
-            AgentCommand::RemoveJobFiles { id, .. } => self.push(now, AgentEvent::JobFilesRemoved { id: *id }),
+            AgentCommand::RemoveJobFiles { id, .. } => self.push(now, AgentEvent::JobFilesRemoved { id: *id, own_status: false }),
             AgentCommand::RunHook { id, hook } => {
                 let (after, end) = self.hooks.get(hook.name).cloned().unwrap_or((0.0, HookEnd::Missing));
                 self.push(now + dur(after), AgentEvent::HookEnded { id: *id, end });

@@ -66,6 +66,7 @@ struct Story {
     signals: Vec<OsSignal>,
     events: VecDeque<ExecutorEvent>,
     exit: Option<(i32, Option<OsSignal>)>,
+    vouched: bool,
 }
 
 const CHECKOUT: &str = "/checkout";
@@ -120,6 +121,7 @@ impl Story {
             env: Env::default(),
             signals: Vec::new(),
             events: VecDeque::new(),
+            vouched: false,
             exit: None,
         }
     }
@@ -176,6 +178,7 @@ impl Story {
                 }
                 ExecutorCommand::Exec { id, spec } => self.exec(id, &spec),
                 ExecutorCommand::Signal { signal, .. } => self.signals.push(signal),
+                ExecutorCommand::Vouch => self.vouched = true,
                 ExecutorCommand::Exit { status, by_signal } => self.exit = Some((status, by_signal)),
                 _ => {}
             }

@@ -167,3 +167,21 @@ fn a_job_without_a_repository_runs_in_a_temporary_directory_that_is_deleted_even
     assert!(!story.directories.contains("/tmp/buildkite-job-j1"));
     assert_eq!(story.status(), 9);
 }
+
+#[test]
+fn w5_only_a_125_of_the_jobs_own_is_vouched_for() {
+    let of = |mut story: Story, command: i32| {
+        story.command = ExitStatus::Code(command);
+        let story = story.run();
+        (story.exit, story.vouched)
+    };
+    let exit = |status: i32| Some((status, None));
+    assert_eq!(of(Story::new(&[], &[]), 125), (exit(125), true));
+    assert_eq!(of(Story::new(&[], &[("A1 environment", failing(125))]), 0), (exit(125), true), "a hook's own");
+    assert_eq!(of(Story::new(&[], &[("A1 pre-exit", failing(125))]), 0), (exit(125), true));
+    assert_eq!(of(Story::new(&[], &[]), 124), (exit(124), false));
+    assert_eq!(of(Story::new(&["--build-path", ""], &[]), 0).0, exit(0), "the bench needs no build path");
+    let mut nowhere = Story::new(&[], &[]);
+    nowhere.executor.job.env.unset("BUILDKITE_BUILD_CHECKOUT_PATH");
+    assert_eq!(of(nowhere, 0), (exit(125), false), "the executor's own failure");
+}

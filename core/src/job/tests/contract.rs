@@ -143,7 +143,7 @@ impl World for Surroundings {
         match event {
             AgentEvent::Completed { id, .. } => Some(Key::Call(*id)),
             AgentEvent::JobFilesWritten { id, .. } => Some(Key::Write(*id)),
-            AgentEvent::JobFilesRemoved { id } => Some(Key::Remove(*id)),
+            AgentEvent::JobFilesRemoved { id, .. } => Some(Key::Remove(*id)),
             AgentEvent::Verified { id, .. } => Some(Key::Verify(*id)),
             AgentEvent::HookEnded { id, .. } => Some(Key::Hook(*id)),
             AgentEvent::Process { id, event: ProcessEvent::SpawnFailed(_) | ProcessEvent::OutputEnded { .. } } => Some(Key::Spawn(*id)),
@@ -198,7 +198,7 @@ impl World for Surroundings {
                 let files = JobFiles { env_file: "e".into(), env_json_file: "j".into(), timeout_file: "t".into(), log_copy: None };
                 AgentEvent::JobFilesWritten { id: *id, result: if rng.below(5) == 0 { Err("full".into()) } else { Ok(Box::new(files)) } }
             }
-            Key::Remove(id) => AgentEvent::JobFilesRemoved { id: *id },
+            Key::Remove(id) => AgentEvent::JobFilesRemoved { id: *id, own_status: id.serial.is_multiple_of(2) },
             Key::Verify(id) => {
                 let verdicts = [SignatureVerdict::Verified, SignatureVerdict::Verified, SignatureVerdict::Invalid("x".into())];
                 AgentEvent::Verified { id: *id, verdict: verdicts[rng.below(3) as usize].clone() }

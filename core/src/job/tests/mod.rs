@@ -246,7 +246,7 @@ impl Bench {
 
     fn removed(&mut self) -> &mut Bench {
         let id = self.id(|c| if let AgentCommand::RemoveJobFiles { id, .. } = c { Some(*id) } else { None });
-        self.feed(AgentEvent::JobFilesRemoved { id })
+        self.feed(AgentEvent::JobFilesRemoved { id, own_status: false })
     }
 
     /// From the flush to the end; hands back what finish said.

@@ -121,3 +121,36 @@ fn i5_and_i7_no_finish_is_sent_before_every_chunk_is_settled() {
     b.feed(AgentEvent::LogDrained { job: Owner::Job { worker: 1, generation: 9 }, failed: 0, uploaded_bytes: 0 });
     assert_eq!(b.state(), "flushing", "the verdict of another job is nobody's");
 }
+
+#[test]
+fn w5_a_125_that_the_executor_vouches_for_is_the_jobs_own() {
+    let told = |status: ExitStatus, cancelled: bool, own_status: bool| {
+        let mut b = Bench::plain();
+        b.running();
+        if cancelled {
+            b.cancel(CancelKind::of_state("canceled").expect("a cancel"));
+        }
+        b.exited(status).eof();
+        if cancelled {
+            b.group(false);
+        }
+        // As the driver does with a call that was given up.
+        if let Some(id) = b.runner.straggler {
+            b.feed(AgentEvent::Completed { id, outcome: Outcome::Aborted });
+        }
+        b.drained(0);
+        let id = b.id(|c| if let AgentCommand::RemoveJobFiles { id, .. } = c { Some(*id) } else { None });
+        b.feed(AgentEvent::JobFilesRemoved { id, own_status });
+        let body = b.finish();
+        (body.exit_status, body.signal, body.signal_reason)
+    };
+    let said = |status: &str, signal: &str, reason: &str| {
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        (status.to_owned(), text(signal).unwrap_or_default(), text(reason).unwrap_or_default())
+    };
+    assert_eq!(told(ExitStatus::Code(125), false, true), said("125", "", ""));
+    assert_eq!(told(ExitStatus::Code(125), false, false), said("-1", "", "process_run_error"), "another executor, or its own failure");
+    assert_eq!(told(ExitStatus::Code(125), true, true), said("125", "", "cancel"));
+    assert_eq!(told(ExitStatus::Code(7), false, true), said("7", "", ""), "nothing else is touched");
+    assert_eq!(told(ExitStatus::Signal(9), false, true), said("-1", "SIGKILL", ""));
+}
