@@ -74,7 +74,7 @@ impl Group {
     fn is_still_ours(&self) -> bool {
         let mut reaped = self.0.reaped.borrow_mut();
         let Reaped::Members(known) = &*reaped else { return matches!(*reaped, Reaped::Not) };
-        let now = members(self.number());
+        let now = proc::members(self.number());
         let ours = now.iter().any(|member| known.contains(member));
         *reaped = if ours { Reaped::Members(now) } else { Reaped::Empty };
         ours
@@ -124,7 +124,7 @@ impl Inner {
         // Most groups are empty now, and the kernel says so at once. Otherwise whoever is left is remembered.
         let members = match test_kill_process_group(self.leader) {
             Err(Errno::SRCH) => Vec::new(),
-            _ => members(number),
+            _ => proc::members(number),
         };
         *self.reaped.borrow_mut() = if members.is_empty() { Reaped::Empty } else { Reaped::Members(members) };
     }
@@ -187,11 +187,6 @@ impl Process for Group {
         drop(reaped);
         self.is_still_ours()
     }
-}
-
-/// Living members of a group, with their start times.
-fn members(group: i32) -> Vec<(i32, u64)> {
-    proc::all().filter(|s| s.group == group && !s.is_zombie()).map(|s| (s.pid, s.started)).collect()
 }
 
 fn number(signal: OsSignal) -> Signal {
