@@ -4,8 +4,22 @@ mod common;
 
 use common::agent::Setup;
 use common::{Act, Agent, Plane, SOON, dir, wait_for};
+use ibex_core::agent::{Agent as Machine, AgentConfig, AgentLog, OsSignal, PingMode, Priority};
+use ibex_core::api::RegisterRequest;
+use ibex_core::job::JobConfig;
+use ibex_core::log::LogStream;
+use ibex_core::secret::Secret;
+use ibex_io::agent_world::{self, Drive};
+use ibex_io::driver::Clock;
+use ibex_io::effects::Effects;
+use ibex_io::status::{Board, serve};
+use ibex_io::tokio::{HookPlaces, Http, LogSink, Parts, TokioWorld};
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Address that the agent says it listens on.
 fn address(agent: &Agent) -> String {
@@ -136,4 +150,137 @@ fn a_worker_whose_heartbeat_was_rejected_says_so() {
             );
         })
     });
+}
+
+/// Attempts of one heartbeat cycle, and the wait between two of them (start-and-worker §0.3).
+const CYCLE: (usize, Duration) = (10, Duration::from_secs(5));
+
+/// From now on heartbeats fail for one cycle, and the next one is held.
+fn fail_one_cycle(plane: &Plane) -> u64 {
+    let held = plane.rule("POST", "/heartbeat", usize::MAX, Act::Hold);
+    plane.rule("POST", "/heartbeat", CYCLE.0, Act::Status(503));
+    held
+}
+
+fn failed(plane: &Plane) -> usize {
+    plane.with(|s| s.requests.iter().filter(|r| r.is("POST", "/heartbeat") && r.status == 503).count())
+}
+
+fn assert_failed((status, body): (u16, String)) {
+    assert_eq!(status, 500, "{body}");
+    assert!(body.starts_with("ERROR: last heartbeat failed: POST http://127.0.0.1:") && body.contains("503 Service Unavailable"), "{body}");
+    let (_, ago) = body.split_once(". last successful was ").expect("when");
+    let ago = ago.strip_suffix(" ago").expect("how long ago");
+    let seconds = ago.strip_suffix('s').and_then(|s| s.parse::<f64>().ok());
+    // A slow machine makes minutes of it.
+    assert!(ago.contains('m') || seconds.is_some_and(|s| s >= 45.0), "{body}");
+}
+
+#[derive(Default)]
+struct Lines(RefCell<Vec<String>>);
+
+impl LogSink for Lines {
+    fn log(&self, line: &AgentLog) {
+        self.0.borrow_mut().push(line.text.clone());
+    }
+}
+
+fn one_worker(endpoint: String) -> AgentConfig {
+    AgentConfig {
+        spawn: 1,
+        name: "one".into(),
+        priority: Priority::Static(String::new()),
+        token: Secret::new("registration-token".to_owned()),
+        endpoint,
+        request_headers: Vec::new(),
+        register: RegisterRequest::default(),
+        ping_mode: PingMode::PollOnly,
+        acquire_job: None,
+        reflect_exit_status: false,
+        disconnect_after_job: false,
+        disconnect_after_idle: None,
+        disconnect_after_uptime: None,
+        cancel_signal_timeout: Duration::from_secs(2),
+        cancel_cleanup_timeout: Duration::from_secs(2),
+        kubernetes_exec: false,
+        watchdog: None,
+        otlp: None,
+        cancel_signal: OsSignal::Term,
+        job: JobConfig::default(),
+    }
+}
+
+/// The same driver, world, log and status server as the binary's; only the clock is pushed over the waits between attempts.
+#[test]
+fn a_heartbeat_whose_whole_cycle_failed_is_shown_until_the_next_success() {
+    let plane = Plane::with_intervals(3600, 1, 1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (clock, lines) = (Clock::start(), Rc::new(Lines::default()));
+        let board = Board::new(clock);
+        let (address, _server) = serve("127.0.0.1:0", board.clone()).await.unwrap();
+        let hooks = HookPlaces { path: String::new(), additional: Vec::new(), shell: String::new() };
+        let parts = Parts { log: lines.clone(), board, metrics: None, http: Http::new(false), http_observer: None, hooks, verifier: None };
+        let world = TokioWorld::new(parts);
+        let wall = world.wall_clock(clock);
+        let (_never, signals) = tokio::sync::mpsc::channel(1);
+        let mut agent = Machine::new(Arc::new(one_worker(plane.url())), wall, [7; 32]);
+        let drive = Drive { clock, wall, user_agent: "test".into(), signals, recorder: None };
+        tokio::task::spawn_local(async move { agent_world::run(world, &mut agent, LogStream::new, drive).await });
+
+        let shown = || async {
+            let at = address.to_string();
+            tokio::task::spawn_blocking(move || get(&at, "/agent/1")).await.unwrap()
+        };
+        // On the machine's own clock, whatever the agent's shows.
+        let end = Instant::now() + SOON * 3;
+        let within = |what: &str| assert!(Instant::now() < end, "not in time: {what}; logged {:#?}", lines.0.borrow());
+        while !shown().await.1.starts_with("OK: last heartbeat successful ") {
+            within("a first heartbeat");
+        }
+        let held = fail_one_cycle(&plane);
+        for attempt in 1..=CYCLE.0 {
+            let said = format!("(Attempt {attempt}/{}", CYCLE.0);
+            while !lines.0.borrow().iter().any(|l| l.contains(&said)) {
+                within(&said);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            if attempt == CYCLE.0 {
+                break;
+            }
+            assert_eq!((shown().await.0, failed(&plane)), (200, attempt), "only a whole cycle counts");
+            tokio::time::pause();
+            tokio::time::advance(CYCLE.1).await;
+            tokio::time::resume();
+        }
+        while shown().await.0 != 500 {
+            within("the failure to show");
+        }
+        assert_failed(shown().await);
+        let again = "Will try again in 1s. (Last successful was ";
+        assert!(lines.0.borrow().iter().any(|l| l.starts_with("Failed to heartbeat POST ") && l.contains(again)), "{:#?}", lines.0.borrow());
+        assert_eq!(failed(&plane), CYCLE.0);
+        plane.release(held);
+        while !shown().await.1.starts_with("OK: last heartbeat successful ") {
+            within("the next success");
+        }
+    });
+}
+
+#[test]
+#[ignore = "takes 45 s: the waits of a whole heartbeat cycle in real time"]
+fn a_whole_failed_heartbeat_cycle_of_the_binary_is_shown_until_the_next_success() {
+    let (work, plane) = (dir(), Plane::with_intervals(1, 1, 1));
+    let agent = Setup::script("#!/bin/sh\n").arg(&["--health-check-addr", "127.0.0.1:0"]).start(&plane, work.path());
+    let at = address(&agent);
+    wait_for("a heartbeat", SOON, || get(&at, "/agent/1").1.contains("successful").then_some(()));
+    let held = fail_one_cycle(&plane);
+    let begun = Instant::now();
+    wait_for("the failure to show", CYCLE.1 * 9 + SOON, || (get(&at, "/agent/1").0 == 500).then_some(()));
+    assert!(begun.elapsed() > CYCLE.1 * 9, "only a whole cycle counts: {:?}", begun.elapsed());
+    assert_eq!(failed(&plane), CYCLE.0);
+    assert_failed(get(&at, "/agent/1"));
+    agent.wait_text("Failed to heartbeat POST ");
+    plane.release(held);
+    wait_for("the next success", SOON, || get(&at, "/agent/1").1.starts_with("OK: last heartbeat successful ").then_some(()));
 }

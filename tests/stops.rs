@@ -348,6 +348,40 @@ fn an_acquire_that_is_rejected_exits_27_and_one_that_is_unknown_exits_1() {
 }
 
 #[test]
+fn an_acquire_that_is_locked_for_ever_exits_28_and_one_that_fails_for_another_reason_in_the_end_exits_1() {
+    const JOB: &str = "00000000-0000-4000-8000-000000000001";
+    // `Retry-After` replaces the waits, which add up to minutes.
+    let cases = [
+        ([Act::Later(423, "0"), Act::Later(423, "0.05")], 28, "job is locked: "),
+        // No answer at all does not unlock it: the last HTTP answer counts.
+        ([Act::Later(423, "0"), Act::Cut], 28, "job is locked: "),
+        ([Act::Later(423, "0"), Act::Later(503, "0")], 1, ""),
+        ([Act::Later(429, "0"), Act::Later(423, "0")], 28, "job is locked: "),
+    ];
+    common::each(cases, |([first, last], code, why)| {
+        let (work, plane) = (dir(), Plane::start());
+        plane.rule("PUT", "/acquire", 100, last.clone());
+        plane.rule("PUT", "/acquire", 6, first);
+        let mut agent = Setup::script("#!/bin/sh\n").arg(&["--acquire-job", JOB]).start(&plane, work.path());
+        assert_eq!(agent.wait(SOON), code, "{last:?}: {}", agent.text());
+        let tries = plane.requests("PUT", "/acquire");
+        let sequence: Vec<_> = tries.iter().map(|r| r.header("x-buildkite-backoff-sequence").unwrap_or_default().to_owned()).collect();
+        assert_eq!(sequence, ["0", "1", "2", "3", "4", "5", "6"], "{last:?}");
+        assert!(tries.iter().all(|r| r.header("x-buildkite-lock-acquire-job") == Some("1")));
+        assert_eq!((plane.requests("GET", "/ping").len(), plane.requests("POST", "/disconnect").len()), (0, 1), "{last:?}");
+        let text = agent.text();
+        assert!(text.contains(&format!("Failed to acquire and run job: failed to acquire job: {why}")), "{last:?}: {text}");
+        if code == 28 {
+            let end = format!("failed to acquire job \"{JOB}\": failed to acquire job: job is locked: PUT {}/jobs/{JOB}/acquire: 423", plane.url());
+            assert!(text.lines().any(|l| l.starts_with(&end)), "{last:?}: {text}");
+            assert!(text.contains("The job is waiting for a dependency: (") && text.contains("Retrying immediately"), "{text}");
+        } else {
+            assert!(text.contains("buildkite-agent: fatal: failed to acquire job: "), "{text}");
+        }
+    });
+}
+
+#[test]
 fn reflect_exit_status_exits_with_the_acquired_jobs_status() {
     for (args, code) in [(&["--reflect-exit-status"][..], 7), (&[][..], 0)] {
         let (work, plane) = (dir(), Plane::start());

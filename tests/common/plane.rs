@@ -50,6 +50,8 @@ pub enum Act {
     Status(u16),
     /// Answer this status, content type and text; nothing is applied.
     Text(u16, &'static str, &'static str),
+    /// Answer this status with this `Retry-After`; nothing is applied.
+    Later(u16, &'static str),
     /// Answer this JSON; nothing is applied.
     Json(Value),
     /// Apply the request, then close the connection without an answer.
@@ -350,9 +352,14 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         (state.requests.len() - 1, rule)
     };
     shared.changed.notify_all();
+    let mut response = Response::builder();
     let (status, content_type, text) = match rule {
         Some((_, Act::Cut)) => return Err(CutOff),
         Some((_, Act::Status(status))) => (status, "application/json", json!({"message": "scripted"}).to_string()),
+        Some((_, Act::Later(status, wait))) => {
+            response = response.header("retry-after", wait);
+            (status, "application/json", json!({"message": "scripted"}).to_string())
+        }
         Some((_, Act::Text(status, content_type, text))) => (status, content_type, text.to_owned()),
         Some((_, Act::Json(value))) => (200, "application/json", value.to_string()),
         Some((_, Act::ApplyThenCut)) => {
@@ -376,7 +383,7 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         state.requests[index].ended = Some(shared.began.elapsed());
     }
     shared.changed.notify_all();
-    Ok(Response::builder().status(status).header("content-type", content_type).body(Full::new(Bytes::from(text))).expect("a response"))
+    Ok(response.status(status).header("content-type", content_type).body(Full::new(Bytes::from(text))).expect("a response"))
 }
 
 fn answer(shared: &Shared, req: &Req) -> (u16, &'static str, String) {
