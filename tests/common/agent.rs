@@ -28,6 +28,8 @@ pub struct Setup {
     pub bootstrap: Option<String>,
     /// Shell text that runs first, in the process that becomes the agent.
     pub before: &'static str,
+    /// Program and arguments that start the agent: `unshare`, for example.
+    pub wrapper: Vec<&'static str>,
     /// Orphans of jobs are handed to the agent, as to process 1 of a container.
     pub subreaper: bool,
 }
@@ -46,6 +48,7 @@ impl Setup {
             hooks: Vec::new(),
             bootstrap: None,
             before: "",
+            wrapper: Vec::new(),
             subreaper: false,
         }
     }
@@ -78,11 +81,17 @@ impl Setup {
         for (name, text) in &self.hooks {
             script(&work.join("hooks").join(name), text);
         }
-        let mut command = match self.before {
-            "" => Command::new(env!("CARGO_BIN_EXE_ibex")),
-            text => {
+        let binary = binary();
+        let mut command = match (self.before, self.wrapper.as_slice()) {
+            ("", []) => Command::new(&binary),
+            ("", [program, arguments @ ..]) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&binary);
+                command
+            }
+            (text, _) => {
                 let mut command = Command::new("sh");
-                command.args(["-c", &format!("{text}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_ibex")]);
+                command.args(["-c", &format!("{text}; exec \"$0\" \"$@\"")]).arg(&binary);
                 command
             }
         };
@@ -159,6 +168,11 @@ impl Agent {
         let status = self.status.expect("status");
         status.code().unwrap_or_else(|| -status.signal().expect("a signal"))
     }
+}
+
+/// The binary under test; `IBEX` names another one, of another build.
+fn binary() -> PathBuf {
+    std::env::var_os("IBEX").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_ibex")), PathBuf::from)
 }
 
 /// What the kernel knows of the agent.

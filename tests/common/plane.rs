@@ -264,7 +264,12 @@ impl Plane {
 
     /// Waits for the finish of a job.
     pub fn wait_finish(&self, job: &str) -> Job {
-        self.wait(&format!("the finish of {job}"), Duration::from_secs(40), |s| s.jobs[job].finish.is_some().then(|| s.jobs[job].clone()))
+        self.wait_finish_within(job, Duration::from_secs(40))
+    }
+
+    /// The same, for long jobs.
+    pub fn wait_finish_within(&self, job: &str, bound: Duration) -> Job {
+        self.wait(&format!("the finish of {job}"), bound, |s| s.jobs[job].finish.is_some().then(|| s.jobs[job].clone()))
     }
 
     pub fn requests(&self, method: &str, suffix: &str) -> Vec<Req> {

@@ -16,7 +16,9 @@ const STAMPS: &str = "core/src/log/timestamps.rs";
 const REDACT: &str = "core/src/log/redact.rs";
 const PROCESS: &str = "core/src/process/tests.rs";
 const JOBS: &str = "tests/jobs.rs";
-const RACES: &str = "tests/races.rs";
+const RACE_LOGS: &str = "tests/races/logs.rs";
+const RACE_GROUPS: &str = "tests/races/groups.rs";
+const RACE_SPAWNING: &str = "tests/races/spawning.rs";
 const STOPS: &str = "tests/stops.rs";
 
 const LIVES: super::Test = fuzz(CONTRACT, "v2_every_life_ends_and_a_started_job_gets_its_finish_with_a_result_of_the_table");
@@ -115,7 +117,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         number: 18,
         text: "every byte before the end of output is in a chunk",
-        tests: &[LOGS, real(RACES, "r36_what_is_printed_in_the_first_millisecond_is_all_there")],
+        tests: &[LOGS, real(RACE_LOGS, "r36_what_is_printed_in_the_first_millisecond_is_all_there")],
     },
     Row {
         number: 19,
@@ -235,7 +237,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         number: 39,
         text: "the leader is reaped before the finish",
-        tests: &[real(RACES, "r43_orphans_are_reaped_and_no_status_of_a_job_is_taken")],
+        tests: &[real(RACE_GROUPS, "r43_orphans_are_reaped_and_no_status_of_a_job_is_taken")],
     },
     Row {
         number: 40,
@@ -243,7 +245,7 @@ pub(super) const ROWS: &[Row] = &[
         tests: &[
             story(PROCESS, "s5_8_drain_bounds"),
             story(CANCEL, "w12_a_cancel_during_the_drain_changes_nothing_but_ends_the_wait_within_a_second"),
-            real(RACES, "r35_a_background_child_that_prints_for_ever_delays_the_finish_by_the_drain_bound_only"),
+            real(RACE_LOGS, "r35_a_background_child_that_prints_for_ever_delays_the_finish_by_the_drain_bound_only"),
         ],
     },
     Row {
@@ -286,7 +288,7 @@ pub(super) const ROWS: &[Row] = &[
         text: "poll answers but the four states and 401 change nothing",
         tests: &[story(RUNNING, "i46_answers_other_than_the_four_states_and_401_change_nothing"), real(JOBS, "other_poll_answers_change_nothing")],
     },
-    Row { number: 47, text: "no descriptor of one job in another", tests: &[real(RACES, "r44_scripts_of_parallel_jobs_are_never_busy")] },
+    Row { number: 47, text: "no descriptor of one job in another", tests: &[real(RACE_SPAWNING, "r44_scripts_of_parallel_jobs_are_never_busy")] },
     Row {
         number: 48,
         text: "same events and seed, same commands",
