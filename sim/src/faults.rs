@@ -53,6 +53,14 @@ pub enum RequestFault {
     Action(String),
     /// A ping is told to go on at another endpoint (another path of the same host), and its job is hidden.
     Endpoint(String),
+    /// The answer gives a set of server-specified headers (0: it clears them), and names an endpoint unless that is empty.
+    Headers {
+        /// Number of the set.
+        set: u64,
+        /// Path on the same host.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        endpoint: String,
+    },
     /// A ping stream is ended with this gRPC status after so many milliseconds.
     Grpc {
         /// gRPC status.
@@ -138,6 +146,7 @@ impl RequestFault {
         match self {
             RequestFault::State(_) => op == Op::JobState,
             RequestFault::Action(_) | RequestFault::Endpoint(_) => op == Op::Ping,
+            RequestFault::Headers { .. } => matches!(op, Op::Register | Op::Ping),
             RequestFault::Offer(_) => matches!(op, Op::Ping | Op::Stream),
             RequestFault::Grpc { .. } | RequestFault::Dumb { .. } | RequestFault::NamelessJob | RequestFault::Twice => op == Op::Stream,
             _ => true,
@@ -170,6 +179,7 @@ impl RequestFault {
             RequestFault::State(state) => format!("state {state}"),
             RequestFault::Action(action) => format!("action {action}"),
             RequestFault::Endpoint(path) => format!("endpoint {path}"),
+            RequestFault::Headers { set, endpoint } => format!("header set {set} {endpoint}"),
             RequestFault::Grpc { code, after_ms } => format!("grpc status {code} after {after_ms} ms"),
             RequestFault::Dumb { ms } => format!("silent for {ms} ms"),
             RequestFault::NamelessJob => "job without id".into(),
@@ -234,6 +244,7 @@ pub enum Kind {
     Stream,
     Endpoint,
     Offer,
+    Headers,
 }
 
 /// All kinds.
@@ -264,6 +275,7 @@ pub const KINDS: &[Kind] = &[
     Kind::Stream,
     Kind::Endpoint,
     Kind::Offer,
+    Kind::Headers,
 ];
 
 /// A subset of the kinds.
@@ -295,6 +307,7 @@ pub fn for_request(rng: &mut Rng, kinds: &BTreeSet<Kind>, op: Op) -> Option<Requ
             Kind::Stream => op == Op::Stream,
             Kind::Endpoint => op == Op::Ping,
             Kind::Offer => matches!(op, Op::Ping | Op::Stream),
+            Kind::Headers => matches!(op, Op::Ping | Op::Register),
             _ => false,
         })
         .collect();
@@ -321,6 +334,10 @@ pub fn for_request(rng: &mut Rng, kinds: &BTreeSet<Kind>, op: Op) -> Option<Requ
         },
         Kind::Offer => RequestFault::Offer(1 + rng.below(4) as usize),
         Kind::Endpoint => RequestFault::Endpoint(["/alt/v3", "/v3"][rng.below(2) as usize].into()),
+        Kind::Headers => {
+            let endpoint = if op == Op::Ping { ["", "", "/alt/v3"][rng.below(3) as usize] } else { "" };
+            RequestFault::Headers { set: rng.below(4), endpoint: endpoint.into() }
+        }
         Kind::StaleState => RequestFault::State(["running", "accepted", "canceled", "timing_out"][rng.below(4) as usize].into()),
         _ => RequestFault::Slow { ms: 50 + rng.below(20_000) },
     })

@@ -4,8 +4,10 @@
 //! processes, files and signals; faults are drawn from the seed; every property is checked on one observation trace.
 #![forbid(unsafe_code)]
 
+pub mod claims;
 pub mod corpus;
 pub mod coverage;
+pub mod echo;
 pub mod faults;
 pub mod invariants;
 pub mod late;

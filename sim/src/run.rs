@@ -7,6 +7,7 @@ use crate::schedule::{Flaw, Schedule, Signatures, Source, Timestamps};
 use crate::trace::{Fact, JobId, Trace};
 use crate::world::plane::{HOST, PlaneHost};
 use crate::world::{EPOCH_NANOS, REGISTRATION_TOKEN, World, director};
+use crate::{claims, echo};
 use ibex_core::agent::{Agent, AgentConfig, OsSignal, PingMode, Priority};
 use ibex_core::api::RegisterRequest;
 use ibex_core::job::JobConfig;
@@ -153,6 +154,8 @@ fn report(schedule: &Schedule, trace: Trace, broken: Option<String>, simulated: 
         None => {
             violations.extend(invariants::check(&setup, &trace));
             violations.extend(liveness::check(&setup, &trace));
+            violations.extend(echo::check(&trace));
+            violations.extend(claims::check(&schedule.claims, &setup, &trace));
         }
     }
     let coverage = trace

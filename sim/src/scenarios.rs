@@ -5,6 +5,7 @@
 
 mod corners;
 mod modes;
+mod rows;
 
 use crate::faults::{RequestFault, WorldFault};
 use crate::schedule::{EventPlan, JobPlan, Schedule, When};
@@ -68,10 +69,9 @@ pub const ALL: &[Scenario] = &[
     family("r01q", "forced stop while registering or connecting: ★ QUIT", r01q),
     family("r02", "one of four registrations fails, one waits for its retry: ★ TERM", modes::r02),
     family("r03", "error exits pass through the disconnect: ping rejected, ★ TERM", r03),
-    variants("r04", 2, "five minutes of server trouble, then a job is taken in time", r04),
+    variants("r04v", 2, "five minutes of server trouble, then a job is taken in time", r04),
     family("r05", "a stream that was open for long is reset: ★ cut", modes::r05),
     family("r06", "the registration is gone: pings and heartbeats are answered 401 from ★ on", modes::r06),
-    variants("r07", 2, "four workers meet the same outage and Retry-After", modes::r07),
     family("r08", "a job after the stop: ★ TERM, one job running, one queued", r08),
     family("r09", "a one-shot agent gets a second job: ★ TERM", r09),
     family("r10", "idle timeout meets a job: ★ TERM", r10),
@@ -84,17 +84,17 @@ pub const ALL: &[Scenario] = &[
     family("r15", "half-open connection: ★ answers do not arrive for 70 s", r15),
     family("r16", "a stream that is healthy, broken, silent in turn: ★ TERM", modes::r16),
     family("r16e", "the stream ends for good at ★", modes::r16e),
-    variants("r17", 2, "host without disk space: jobs are reported, nothing is left", r17),
-    variants("r18", 2, "start rejected: the job is dropped, the pace is the usual one", r18),
-    variants("r19", 2, "acquired after four minutes of retries, then a long job", modes::r19),
-    variants("r20", 2, "a page instead of JSON on every call", r20),
+    variants("r17v", 2, "host without disk space: jobs are reported, nothing is left", r17),
+    variants("r18v", 2, "start rejected: the job is dropped, the pace is the usual one", r18),
+    variants("r19v", 2, "acquired after four minutes of retries, then a long job", modes::r19),
+    variants("r20v", 2, "a page instead of JSON on every call", r20),
     family("r21", "heartbeats during a graceful drain: ★ TERM, the job needs 40 s", r21),
-    variants("r22", 2, "heartbeats that hang while chunks and pings hang", r22),
+    variants("r22v", 2, "heartbeats that hang while chunks and pings hang", r22),
     family("r23", "health: heartbeats fail from ★ on, for longer than a whole cycle", modes::r23),
     family("r24", "cancel crosses the natural exit: ★ cancel", r24),
     family("r25", "two causes: a server cancel at 3 s, ★ QUIT", r25),
     family("r26", "cancel inside the retries of start: ★ QUIT", r26),
-    variants("r27", 2, "cancel known at the first poll", r27),
+    variants("r27v", 2, "cancel known at the first poll", r27),
     family("r28", "pre-bootstrap hook and signature check: ★ QUIT", modes::r28),
     family("r28s", "startup and shutdown hooks: ★ TERM, TERM 1 s later", modes::r28s),
     family("r29", "clean-up of a job whose finish hangs: ★ QUIT", modes::r29),
@@ -109,8 +109,6 @@ pub const ALL: &[Scenario] = &[
     variants("r36", 2, "exits in the first millisecond, many times", modes::r36),
     family("r37", "done before copied: slow chunks, ★ TERM", r37),
     family("r38", "chunks not wanted: 404 from ★ on", r38),
-    variants("r39", 2, "empty ends: a job that prints nothing", r39),
-    variants("r40", 2, "finish answer lost, second attempt 422", r40),
     family("acquire", "acquire mode: locked, limited, then given: ★ TERM", modes::acquire),
     family("acquireq", "acquire mode, no answer: ★ TERM", modes::acquire_hangs),
     variants("acquire-no", 4, "acquire mode: refused in every way", modes::acquire_refused),
@@ -133,6 +131,17 @@ pub const ALL: &[Scenario] = &[
     family("late", "a poll that is given up with the exit completes late: ★ TERM", corners::late),
     family("tiny", "chunks of four bytes: ★ QUIT", corners::tiny),
     family("no-times", "header times are not known, chunks hang: ★ QUIT", corners::no_times),
+    family("r04", "a server in trouble for 40 s: ★ dead listener, partition, errors; then a job", rows::r04),
+    family("r07", "twelve workers meet the same outage: ★ errors or Retry-After for 24 s", rows::r07),
+    family("r17", "host without disk space: ★ disk full", rows::r17),
+    family("r18", "start is rejected from ★ on, and the job offered again and again", rows::r18),
+    family("r19", "acquired after four minutes of retries, then a long job: ★ cut", rows::r19),
+    family("r20", "pages or nothing instead of JSON from ★ on, for 7 s", rows::r20),
+    family("r22", "heartbeats, or all calls, hang from ★ on, for 20 s", rows::r22),
+    family("r27", "cancelled before the first poll, or with no process left: ★ cancel", rows::r27),
+    family("r39", "empty ends: jobs that print nothing; ★ TERM, QUIT, cut", rows::r39),
+    family("r40", "the answer of a finish is lost: ★ TERM, cut", rows::r40),
+    family("headers", "sets of headers are given, replaced, cleared, at two endpoints: ★ TERM", rows::headers),
     family("cut", "all connections are cut at ★", cut),
     family("lost-leader", "the executor is killed from outside, a member stays: ★ cancel", lost_leader),
 ];
@@ -305,14 +314,6 @@ fn r38(place: u64) -> Schedule {
     star(s, place, WorldFault::Period { op: Some(Op::Chunk), fault: status(404), ms: 60_000 })
 }
 
-fn r39(seed: u64) -> Schedule {
-    Schedule { seed, jobs: jobs([Script::default(), Script::simple(0, 2_000, 0)]), ..Schedule::default() }
-}
-
-fn r40(seed: u64) -> Schedule {
-    Schedule { seed, jobs: jobs([Script::simple(100, 500, 0)]), ..Schedule::default() }.request(Op::Finish, 1, RequestFault::Lost)
-}
-
 fn cut(place: u64) -> Schedule {
     star(Schedule { workers: 2, jobs: jobs([Script::talker(700, 4, 800)]), ..Schedule::default() }, place, WorldFault::Cut)
 }
@@ -335,6 +336,15 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), all);
         assert!(find("random").is_some_and(|s| s.seeds == Seeds::Random));
+    }
+
+    /// The other rows are of real processes and byte streams (races, tiers F and R); r33 to r36 are simulated besides.
+    #[test]
+    fn every_row_of_the_worker_and_its_control_plane_is_a_family() {
+        for row in (1..=32).chain(37..=40) {
+            let name = format!("r{row:02}");
+            assert!(find(&name).is_some_and(|s| s.seeds == Seeds::Places), "{name} has no event at every step");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A run as data: the settings, the jobs, and everything that goes wrong and when.
 
+use crate::claims::Claim;
 use crate::faults::{self, Kind, RequestFault, WorldFault};
 use crate::invariants::view::Setup;
 use crate::script::{OnSignal, Script};
@@ -63,6 +64,9 @@ pub struct Schedule {
     pub requests: Vec<RequestPlan>,
     /// Faults and doings of the world.
     pub events: Vec<EventPlan>,
+    /// What the run must show beyond the properties of every run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<Claim>,
     /// From here on nothing goes wrong any more.
     pub faults_over_ms: u64,
     /// How long after that the agent is told to stop.
@@ -214,6 +218,7 @@ impl Default for Schedule {
             jobs: Vec::new(),
             requests: Vec::new(),
             events: Vec::new(),
+            claims: Vec::new(),
             faults_over_ms: 20_000,
             settle_ms: 1_000,
         }

@@ -213,6 +213,20 @@ pub enum Said {
 pub enum Fact {
     /// The agent began an exchange.
     Sent(Request),
+    /// The request sent just before carries these server-specified headers.
+    Carried {
+        /// Which exchange.
+        call: u64,
+        /// `Name: value`, one after the other.
+        headers: String,
+    },
+    /// The answer that is about to return gives a worker this set of headers.
+    Given {
+        /// Worker.
+        worker: u32,
+        /// `Name: value`, one after the other; those that count.
+        headers: String,
+    },
     /// The exchange ended for the agent.
     Returned {
         /// Which exchange.

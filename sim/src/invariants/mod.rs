@@ -2,7 +2,7 @@
 //! (races §0.1; the invariant tables of start-and-worker §12 and job-runner §11).
 
 pub mod rows;
-mod story;
+pub(crate) mod story;
 pub mod view;
 
 mod bounded_resources;

@@ -11,8 +11,8 @@ use ibex_core::process::{ExitStatus, SignalTarget};
 
 /// A trace that is being told.
 #[derive(Clone, Default)]
-pub(super) struct Story {
-    pub(super) setup: Setup,
+pub(crate) struct Story {
+    pub(crate) setup: Setup,
     trace: Trace,
 }
 
@@ -40,16 +40,16 @@ fn op(name: &str) -> Op {
 }
 
 impl Story {
-    pub(super) fn new() -> Story {
+    pub(crate) fn new() -> Story {
         Story::default()
     }
 
-    pub(super) fn with(mut self, change: impl FnOnce(&mut Setup)) -> Story {
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Setup)) -> Story {
         change(&mut self.setup);
         self
     }
 
-    pub(super) fn fact(mut self, ms: u64, fact: Fact) -> Story {
+    pub(crate) fn fact(mut self, ms: u64, fact: Fact) -> Story {
         self.trace.push(Instant::from_millis(ms), fact);
         self
     }
@@ -63,96 +63,96 @@ impl Story {
         Request { call, credential, op: op(op_name), job: (!job.is_empty()).then(|| job.into()), endpoint: ENDPOINT, payload }
     }
 
-    pub(super) fn sent(self, ms: u64, call: u64, op: &str, who: &str, job: &str) -> Story {
+    pub(crate) fn sent(self, ms: u64, call: u64, op: &str, who: &str, job: &str) -> Story {
         self.fact(ms, Fact::Sent(Story::request(call, op, who, job, Payload::None)))
     }
 
     /// The same at the other endpoint.
-    pub(super) fn sent_at_other(self, ms: u64, call: u64, op: &str, who: &str) -> Story {
+    pub(crate) fn sent_at_other(self, ms: u64, call: u64, op: &str, who: &str) -> Story {
         self.fact(ms, Fact::Sent(Request { endpoint: OTHER_ENDPOINT, ..Story::request(call, op, who, "", Payload::None) }))
     }
 
-    pub(super) fn step(self, ms: u64, machine: &'static str, from: &'static str, event: &'static str, to: &'static str) -> Story {
+    pub(crate) fn step(self, ms: u64, machine: &'static str, from: &'static str, event: &'static str, to: &'static str) -> Story {
         self.fact(ms, Fact::Transition(Transition { owner: Owner::Worker(1), machine, from, event, to }))
     }
 
-    pub(super) fn agent_step(self, ms: u64, from: &'static str, event: &'static str, to: &'static str) -> Story {
+    pub(crate) fn agent_step(self, ms: u64, from: &'static str, event: &'static str, to: &'static str) -> Story {
         self.fact(ms, Fact::Transition(Transition { owner: Owner::Agent, machine: "agent", from, event, to }))
     }
 
-    pub(super) fn pool_step(self, ms: u64, event: &'static str, to: &'static str) -> Story {
+    pub(crate) fn pool_step(self, ms: u64, event: &'static str, to: &'static str) -> Story {
         self.fact(ms, Fact::Transition(Transition { owner: Owner::Agent, machine: "pool", from: "Running", event, to }))
     }
 
-    pub(super) fn got(self, ms: u64, call: u64, status: u16) -> Story {
+    pub(crate) fn got(self, ms: u64, call: u64, status: u16) -> Story {
         self.fact(ms, Fact::Returned { call, got: Got::Answer { status, said: Said::Nothing, retry_after_ms: None } })
     }
 
-    pub(super) fn said(self, ms: u64, call: u64, said: Said) -> Story {
+    pub(crate) fn said(self, ms: u64, call: u64, said: Said) -> Story {
         self.fact(ms, Fact::Returned { call, got: Got::Answer { status: 200, said, retry_after_ms: None } })
     }
 
-    pub(super) fn failed(self, ms: u64, call: u64) -> Story {
+    pub(crate) fn failed(self, ms: u64, call: u64) -> Story {
         self.fact(ms, Fact::Returned { call, got: Got::Failed("timeout") })
     }
 
-    pub(super) fn connected(self, worker: u32) -> Story {
+    pub(crate) fn connected(self, worker: u32) -> Story {
         let call = 9_000 + u64::from(worker);
         self.sent(0, call, "connect", &format!("w{worker}"), "").got(20, call, 200)
     }
 
-    pub(super) fn signal(self, ms: u64, name: &str) -> Story {
+    pub(crate) fn signal(self, ms: u64, name: &str) -> Story {
         self.fact(ms, Fact::AgentSignal(OsSignal::parse(&format!("SIG{name}")).expect("a signal")))
     }
 
-    pub(super) fn exit(self, ms: u64, code: u8) -> Story {
+    pub(crate) fn exit(self, ms: u64, code: u8) -> Story {
         self.fact(ms, Fact::AgentExit { code, killed_jobs: false })
     }
 
     /// Job `J` is accepted by worker 1 (call 1).
-    pub(super) fn accepted(self, ms: u64) -> Story {
+    pub(crate) fn accepted(self, ms: u64) -> Story {
         self.sent(ms, 1, "accept", "w1", JOB).said(ms + 20, 1, Said::Job(JOB.into()))
     }
 
     /// Job `J` is accepted by worker 1 (calls 1 and 2) and started, its files written.
-    pub(super) fn started(self, ms: u64) -> Story {
+    pub(crate) fn started(self, ms: u64) -> Story {
         self.accepted(ms)
             .fact(ms + 20, Fact::FilesWritten { owner: Owner::Job { worker: 1, generation: 1 }, job: JOB.into() })
             .sent(ms + 20, 2, "start", JOB, JOB)
             .got(ms + 40, 2, 200)
     }
 
-    pub(super) fn spawned(self, ms: u64) -> Story {
+    pub(crate) fn spawned(self, ms: u64) -> Story {
         self.fact(ms, Fact::SpawnAsked { owner: Owner::Job { worker: 1, generation: 1 }, job: JOB.into() })
             .fact(ms, Fact::Spawned { pid: PID, job: JOB.into(), pty: true })
             .fact(ms, Fact::Members { pid: PID, alive: 1 })
     }
 
-    pub(super) fn printed(self, ms: u64, data: &'static str) -> Story {
+    pub(crate) fn printed(self, ms: u64, data: &'static str) -> Story {
         self.fact(ms, Fact::Printed { pid: PID, len: data.len() as u64 }).fact(ms, Fact::Read { pid: PID, data: Bytes::from_static(data.as_bytes()) })
     }
 
-    pub(super) fn signalled(self, ms: u64, signal: OsSignal) -> Story {
+    pub(crate) fn signalled(self, ms: u64, signal: OsSignal) -> Story {
         self.fact(ms, Fact::Signalled { pid: PID, signal, target: SignalTarget::Group })
     }
 
-    pub(super) fn exited(self, ms: u64, status: ExitStatus) -> Story {
+    pub(crate) fn exited(self, ms: u64, status: ExitStatus) -> Story {
         self.fact(ms, Fact::LeaderEnded { pid: PID, status })
             .fact(ms, Fact::Members { pid: PID, alive: 0 })
             .fact(ms, Fact::Reaped { pid: PID, status })
             .fact(ms, Fact::OutputOver { pid: PID, cut: false })
     }
 
-    pub(super) fn chunk(self, ms: u64, call: u64, sequence: u64, offset: u64, data: &'static str) -> Story {
+    pub(crate) fn chunk(self, ms: u64, call: u64, sequence: u64, offset: u64, data: &'static str) -> Story {
         let payload = Payload::Chunk { sequence, offset, size: data.len() as u64, data: Some(Bytes::from_static(data.as_bytes())) };
         self.fact(ms, Fact::Sent(Story::request(call, "chunk", JOB, JOB, payload)))
     }
 
-    pub(super) fn removed(self, ms: u64) -> Story {
+    pub(crate) fn removed(self, ms: u64) -> Story {
         self.fact(ms, Fact::FilesRemoved { job: JOB.into() })
     }
 
-    pub(super) fn finish(self, ms: u64, call: u64, exit_status: &str, signal: &str, reason: &str, failed: u64) -> Story {
+    pub(crate) fn finish(self, ms: u64, call: u64, exit_status: &str, signal: &str, reason: &str, failed: u64) -> Story {
         let payload = Payload::Finish {
             exit_status: exit_status.into(),
             signal: signal.into(),
@@ -166,7 +166,7 @@ impl Story {
     }
 
     /// A finish with the flag that no more work is wanted.
-    pub(super) fn asking(self, ms: u64, call: u64, ignore_agent: Option<bool>) -> Story {
+    pub(crate) fn asking(self, ms: u64, call: u64, ignore_agent: Option<bool>) -> Story {
         let payload = Payload::Finish {
             exit_status: "0".into(),
             signal: String::new(),
@@ -180,7 +180,7 @@ impl Story {
     }
 
     /// The state poll `call` is told `state`.
-    pub(super) fn polled(self, ms: u64, call: u64, state: &str) -> Story {
+    pub(crate) fn polled(self, ms: u64, call: u64, state: &str) -> Story {
         self.sent(ms.saturating_sub(20), call, "job-state", JOB, JOB).said(ms, call, Said::State(state.into()))
     }
 
@@ -190,11 +190,11 @@ impl Story {
         out
     }
 
-    pub(super) fn holds(self, invariant: Invariant) {
+    pub(crate) fn holds(self, invariant: Invariant) {
         assert_eq!(self.violations(&invariant), [], "{} should hold", invariant.id);
     }
 
-    pub(super) fn breaks(self, invariant: Invariant) {
+    pub(crate) fn breaks(self, invariant: Invariant) {
         let found = self.violations(&invariant);
         assert!(!found.is_empty(), "{} should not hold", invariant.id);
         assert!(found.iter().all(|f| f.property == invariant.id));

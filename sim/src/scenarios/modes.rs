@@ -1,6 +1,7 @@
 //! Scenarios of the agent's modes: streams, acquire mode, hooks, limits, header times, small buffers; and processes that are hard to end.
 
 use super::{QUIT, TERM, jobs, star, status};
+use crate::claims::Claim;
 use crate::faults::{RequestFault, WorldFault};
 use crate::schedule::{Flaw, Hooks, JobPlan, Schedule, Signatures, Source, Timestamps, When};
 use crate::script::{Act, Fork, OnSignal, Script};
@@ -33,12 +34,6 @@ pub(super) fn r06(place: u64) -> Schedule {
     star(s, place, WorldFault::Period { op: Some(Op::Ping), fault: status(401), ms: 60_000 })
 }
 
-pub(super) fn r07(seed: u64) -> Schedule {
-    let s = Schedule { seed, workers: 4, faults_over_ms: 60_000, ..Schedule::default() };
-    let fault = if seed.is_multiple_of(2) { status(503) } else { locked(429, 3_000) };
-    s.event(When::AtMs(8_000), WorldFault::Period { op: None, fault, ms: 30_000 })
-}
-
 pub(super) fn r11(place: u64) -> Schedule {
     star(Schedule { workers: 2, idle_s: 6, ..Schedule::default() }, place, WorldFault::Disconnect(1))
 }
@@ -67,7 +62,7 @@ pub(super) fn r13d(place: u64) -> Schedule {
 pub(super) fn r14(place: u64) -> Schedule {
     let ping_mode = if place.is_multiple_of(2) { Source::Stream } else { Source::Auto };
     let s = streaming(Schedule { one_shot: true, jobs: jobs([Script::simple(200, 4_000, 0), Script::simple(10, 100, 0)]), ..Schedule::default() });
-    star(Schedule { ping_mode, ..s }, place, TERM)
+    star(Schedule { ping_mode, claims: vec![Claim::LeavesAtOnce], ..s }, place, TERM)
 }
 
 /// Every way in which a stream ends, one after the other.

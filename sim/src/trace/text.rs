@@ -84,6 +84,8 @@ impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fact::Sent(r) => write!(f, "sent {r}"),
+            Fact::Carried { call, headers } => write!(f, "sent #{call} with {headers:?}"),
+            Fact::Given { worker, headers } => write!(f, "got  headers for w{worker}: {headers:?}"),
             Fact::Returned { call, got } => write!(f, "got  #{call} {got}"),
             Fact::Served { credential, op, job, status, applied, fault } => {
                 write!(f, "served {} as {credential}", op.name())?;

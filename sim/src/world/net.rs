@@ -119,6 +119,9 @@ pub(super) async fn exchange(world: World, request: RawRequest) -> Result<RawRes
         Ok(response) => {
             let retry_after_ms = header(&response.headers, "retry-after").and_then(retry_after);
             let said = if (200..300).contains(&response.status) { said(op, &response.body) } else { Said::Nothing };
+            if said == Said::Registered || matches!(said, Said::Ping { .. }) {
+                given(&world, &request, &response.body);
+            }
             open.returned(Got::Answer { status: response.status, said, retry_after_ms });
             Ok(response)
         }
@@ -138,7 +141,23 @@ fn begin(world: &World, request: &RawRequest) -> (Open, Op) {
     let payload = payload(seen.op, path, request);
     let endpoint = if path.starts_with(OTHER_ENDPOINT) { OTHER_ENDPOINT } else { ENDPOINT };
     world.observed(Fact::Sent(Request { call, credential: seen.credential, op: seen.op, job: seen.job, endpoint, payload }));
+    if !request.extra_headers.is_empty() {
+        let headers = request.extra_headers.iter().map(|(n, v)| format!("{n}: {v}")).collect::<Vec<_>>().join(", ");
+        world.observed(Fact::Carried { call, headers });
+    }
     (Open { world: world.clone(), call, done: false }, seen.op)
+}
+
+/// Tells of the set of headers that an answer gives, if it gives one.
+fn given(world: &World, request: &RawRequest, body: &[u8]) {
+    let Ok(json) = serde_json::from_slice::<Value>(body) else { return };
+    let Some(set) = json["request_headers"].as_object() else { return };
+    let asked = request.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("authorization")).and_then(|(_, v)| v.strip_prefix("Token "));
+    let token = json["access_token"].as_str().or(asked).unwrap_or_default();
+    let Some(Credential::Worker(worker)) = world.0.tokens.borrow().get(token).cloned() else { return };
+    let count = set.iter().filter(|(n, _)| n.starts_with("Buildkite-"));
+    let headers = count.map(|(n, v)| format!("{n}: {}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(", ");
+    world.observed(Fact::Given { worker, headers });
 }
 
 async fn send(world: &World, request: &RawRequest) -> Result<http::Response<Incoming>, TransportError> {

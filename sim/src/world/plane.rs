@@ -299,6 +299,7 @@ impl PlaneHost {
                 let body = serde_json::json!({ "endpoint": format!("http://{HOST}{path}"), "action": "idle" }).to_string();
                 Ok(Response::new(full(&body)))
             }
+            (Some(RequestFault::Headers { set, endpoint }), Some(Reply::Whole(r))) => Ok(respond(with_headers(r, set, &endpoint))),
             (Some(RequestFault::Offer(n)), None) => {
                 let job = n.checked_sub(1).and_then(|n| self.job(n)).map(|id| serde_json::json!({ "id": id }));
                 Ok(Response::new(full(&serde_json::json!({ "action": "", "job": job }).to_string())))
@@ -464,6 +465,20 @@ fn respond_with(response: &PlaneResponse, body: Body) -> Response<Body> {
         r = r.header(name, value);
     }
     r.body(body).expect("the machine answers with well-formed headers")
+}
+
+/// The answer, with a set of headers and perhaps an endpoint in it.
+fn with_headers(mut response: PlaneResponse, set: u64, endpoint: &str) -> PlaneResponse {
+    if let Ok(Value::Object(mut body)) = serde_json::from_slice(&response.body) {
+        // One that counts and one that does not.
+        let headers = if set == 0 { serde_json::json!({}) } else { serde_json::json!({ "Buildkite-Sim": set.to_string(), "X-Sim": "no" }) };
+        body.insert("request_headers".into(), headers);
+        if !endpoint.is_empty() {
+            body.insert("endpoint".into(), format!("http://{HOST}{endpoint}").into());
+        }
+        response.body = Value::Object(body).to_string().into();
+    }
+    response
 }
 
 /// The head and half of the body, then nothing more.
