@@ -2,6 +2,7 @@
 
 use crate::invariants::Violation;
 use crate::invariants::view::{SLACK, Setup, View};
+use crate::schedule::Source;
 use crate::trace::{Op, Trace};
 use ibex_core::machine::Instant;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Claim {
+    /// R02: a rejected registration ends all others at once, and the process fails.
+    OneFailsAll,
+    /// R06: a rejected heartbeat, or a rejected ping where nothing else brings work, ends in exit 1, for the supervisor to restart.
+    Fails,
     /// R07: no matter what all workers have met in the same second, their pings are spread over P.
     NoHerd,
     /// R14: a one-shot worker with a stream leaves within a second of its job's end.
@@ -24,11 +29,48 @@ pub fn check(claims: &[Claim], setup: &Setup, trace: &Trace) -> Vec<Violation> {
     let mut out = Vec::new();
     for claim in claims {
         match claim {
+            Claim::OneFailsAll => one_fails_all(&v, &mut out),
+            Claim::Fails => fails(&v, &mut out),
             Claim::NoHerd => no_herd(&v, &mut out),
             Claim::LeavesAtOnce => leaves_at_once(&v, &mut out),
         }
     }
     out
+}
+
+fn one_fails_all(v: &View<'_>, out: &mut Vec<Violation>) {
+    let rejected =
+        v.calls.values().filter(|c| c.request.op == Op::Register && c.rejected()).filter_map(|c| c.returned).map(|(i, at, _)| (i, at)).min();
+    let Some((first, at)) = rejected else { return };
+    for c in v.calls.values().filter(|c| c.sent > first && c.sent_at > at) {
+        out.push(Violation::at("R02", c.sent, format!("{} after a registration was rejected", c.request)));
+    }
+    match v.exit {
+        Some((_, end, code)) if v.signals.is_empty() && (code != 1 || end > at + SLACK) => {
+            out.push(Violation::at(
+                "R02",
+                first,
+                format!("a registration was rejected, and the process ended with {code} {:?} later", end.since(at)),
+            ));
+        }
+        _ => {}
+    }
+}
+
+/// A stop before it makes the end an ordinary one.
+fn fails(v: &View<'_>, out: &mut Vec<Violation>) {
+    let told = (1..=v.setup.workers).filter_map(|w| {
+        let beats = v.heartbeat_rejected(w);
+        let pings = v.of_worker(w, Op::Ping).into_iter().filter(|c| c.rejected() && v.setup.source == Source::Poll).find_map(|c| c.returned);
+        [beats, pings.map(|(i, at, _)| (i, at))].into_iter().flatten().min()
+    });
+    let Some((i, _)) = told.min().filter(|(i, _)| v.first_stop_signal().is_none_or(|(stop, _)| stop > *i)) else { return };
+    match v.exit {
+        Some((_, _, code)) if code != 1 && v.third_signal().is_none() => {
+            out.push(Violation::at("R06", i, format!("a worker was rejected, and the process ended with {code}")));
+        }
+        _ => {}
+    }
 }
 
 /// Within an eighth of P at most three quarters of the workers ping: with random waits of U[0, P) (start-and-worker §9.6) that many
@@ -67,6 +109,28 @@ mod tests {
 
     fn claim(id: &'static str, check: fn(&View<'_>, &mut Vec<Violation>)) -> Invariant {
         Invariant { id, title: "", rule: "", file: "", rows: &[], check }
+    }
+
+    #[test]
+    fn a_registration_that_goes_on_after_another_was_rejected_is_seen() {
+        let rejected = || Story::new().sent(0, 1, "register", "registration", "").sent(0, 2, "register", "registration", "").got(50, 1, 401);
+        rejected().exit(60, 1).holds(claim("R02", one_fails_all));
+        rejected().exit(60, 0).breaks(claim("R02", one_fails_all));
+        rejected().got(60, 2, 200).sent(70, 3, "connect", "w2", "").exit(90, 1).breaks(claim("R02", one_fails_all));
+    }
+
+    #[test]
+    fn a_rejected_worker_that_ends_well_is_seen() {
+        let rejected = || Story::new().connected(1).sent(5_000, 1, "heartbeat", "w1", "").got(5_020, 1, 401);
+        rejected().exit(6_000, 1).holds(claim("R06", fails));
+        rejected().exit(6_000, 0).breaks(claim("R06", fails));
+        Story::new()
+            .connected(1)
+            .signal(4_000, "TERM")
+            .sent(5_000, 1, "heartbeat", "w1", "")
+            .got(5_020, 1, 401)
+            .exit(6_000, 0)
+            .holds(claim("R06", fails));
     }
 
     #[test]

@@ -2,7 +2,16 @@
 //!
 //! `sim/transitions.txt` lists the transitions that exist, one a line: all that some test of the core or some run has made. The
 //! tests of the core fail while one that they make is missing there. `sim/coverage-exceptions.txt` gives the reason for each that
-//! the simulated world cannot reach.
+//! the simulated world cannot reach. `docs/lifecycles/` shows the rest.
+//!
+//! The machines are those of the agent. The executor runs in another process, and the control plane is the other end of the wire:
+//! they have suites of their own.
+//!
+//! ```sh
+//! cargo run --release -p ibex-sim -- coverage            # what is reached and what is not
+//! cargo run --release -p ibex-sim -- diagram             # the drawings again
+//! IBEX_LEARN_TRANSITIONS=1 cargo test -p ibex-core --lib # the list again, after a change of the core
+//! ```
 
 use crate::run::{Report, Step};
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,31 +145,39 @@ impl Coverage {
     }
 
     /// A mermaid diagram for each machine.
-    pub fn diagrams(&self) -> Vec<(&'static str, String)> {
-        let mut machines: BTreeMap<&'static str, BTreeMap<(&str, &str), BTreeSet<&str>>> = BTreeMap::new();
-        for (machine, from, event, to) in &self.seen {
-            machines.entry(*machine).or_default().entry((*from, *to)).or_default().insert(*event);
-        }
-        let id = |state: &str| state.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect::<String>();
-        machines
-            .into_iter()
-            .map(|(machine, edges)| {
-                let mut text =
-                    format!("# `{machine}`\n\nDrawn by `ibex-sim diagram` from transitions that runs made ({} runs). Do not edit.\n\n", self.runs);
-                text.push_str("```mermaid\nstateDiagram-v2\n");
-                let states: BTreeSet<&str> = edges.keys().flat_map(|(a, b)| [*a, *b]).collect();
-                for state in states.iter().filter(|s| id(s) != **s) {
-                    let _ = writeln!(text, "  state \"{state}\" as {}", id(state));
-                }
-                for ((from, to), events) in edges {
-                    let events: Vec<&str> = events.into_iter().collect();
-                    let _ = writeln!(text, "  {} --> {}: {}", id(from), id(to), events.join(" / "));
-                }
-                text.push_str("```\n");
-                (machine, text)
-            })
-            .collect()
+    pub fn diagrams(&self) -> Vec<(String, String)> {
+        let lines: BTreeSet<String> = self.seen.iter().map(line).collect();
+        draw(&lines)
     }
+}
+
+/// A mermaid diagram for each machine, of transitions as the lists have them.
+fn draw(lines: &BTreeSet<String>) -> Vec<(String, String)> {
+    let mut machines: BTreeMap<&str, BTreeMap<(&str, &str), BTreeSet<&str>>> = BTreeMap::new();
+    let parts = |line: &'_ str| -> Option<(usize, usize, usize)> { Some((line.find(": ")?, line.find(" --")?, line.find("--> ")?)) };
+    for line in lines {
+        let Some((colon, event, to)) = parts(line) else { continue };
+        let edge = (&line[colon + 2..event], &line[to + 4..]);
+        machines.entry(&line[..colon]).or_default().entry(edge).or_default().insert(&line[event + 3..to]);
+    }
+    let id = |state: &str| state.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect::<String>();
+    machines
+        .into_iter()
+        .map(|(machine, edges)| {
+            let mut text = format!("# `{machine}`\n\nDrawn by `ibex-sim diagram` from transitions that runs made. Do not edit.\n\n");
+            text.push_str("```mermaid\nstateDiagram-v2\n");
+            let states: BTreeSet<&str> = edges.keys().flat_map(|(a, b)| [*a, *b]).collect();
+            for state in states.iter().filter(|s| id(s) != **s) {
+                let _ = writeln!(text, "  state \"{state}\" as {}", id(state));
+            }
+            for ((from, to), events) in edges {
+                let events: Vec<&str> = events.into_iter().collect();
+                let _ = writeln!(text, "  {} --> {}: {}", id(from), id(to), events.join(" / "));
+            }
+            text.push_str("```\n");
+            (machine.to_owned(), text)
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -173,5 +190,21 @@ mod tests {
         let listed = lines(EXCEPTIONS).expect("the list can be read");
         assert_eq!(excused.len(), listed.len(), "each is named once");
         assert!(excused.values().all(|reason| reason.split_whitespace().count() >= 5), "a reason is a sentence");
+    }
+
+    /// Which transitions runs make only `ibex-sim coverage` knows, and it says that they are all that are listed and not excused.
+    #[test]
+    fn the_drawings_show_what_is_listed_and_not_excused() {
+        let excused = excused().expect("the list is well-formed");
+        let listed = known().expect("the list can be read");
+        let drawn = draw(&listed.into_iter().filter(|line| !excused.contains_key(line)).collect());
+        let directory = file("../docs/lifecycles");
+        for (machine, text) in &drawn {
+            let path = directory.join(format!("{machine}.md"));
+            let there = std::fs::read_to_string(&path).unwrap_or_default();
+            assert_eq!(&there, text, "{} is not what the lists say; redraw: cargo run --release -p ibex-sim -- diagram", path.display());
+        }
+        let files = std::fs::read_dir(&directory).expect("the directory is there").count();
+        assert_eq!(files, drawn.len(), "a drawing of a machine that is not listed");
     }
 }

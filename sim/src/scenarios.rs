@@ -348,6 +348,18 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_races_names_every_row_and_only_what_exists() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/races.md")).expect("the table is there");
+        let rows: Vec<Vec<&str>> = text.lines().filter(|l| l.starts_with("| R")).map(|l| l.split('|').map(str::trim).collect()).collect();
+        assert_eq!(rows.iter().map(|row| row[1].to_owned()).collect::<Vec<_>>(), (1..=40).map(|n| format!("R{n:02}")).collect::<Vec<_>>());
+        for row in rows {
+            let names: Vec<&str> = row[2].split_whitespace().map(|name| name.trim_matches('`')).collect();
+            assert!(names.iter().all(|name| find(name).is_some()), "{row:?}");
+            assert!(names.contains(&row[1].to_lowercase().as_str()), "{row:?}");
+        }
+    }
+
+    #[test]
     fn the_place_of_the_star_is_the_seed() {
         let s = (find("r08").expect("a scenario").schedule)(12);
         assert_eq!(s.events.last().map(|e| e.when), Some(When::AfterStep(12)));

@@ -63,6 +63,12 @@ enum Command {
         #[arg(long)]
         plain: bool,
     },
+    /// Plays every family with its marked event at every step of its baseline run, and every variant of the other scenarios.
+    Families {
+        /// Only those whose name begins so.
+        #[arg(default_value = "")]
+        prefix: String,
+    },
     /// Plays every family at many places and many seeds, and lists the transitions that no run made.
     Coverage {
         /// Seeds of `random` to play.
@@ -138,6 +144,7 @@ fn execute(command: Command) -> Result<bool, String> {
             print!("{}", if plain { timeline::text(&report.trace) } else { timeline::lanes(&report.trace) });
             Ok(tell(&scenario, seed, &report))
         }
+        Command::Families { prefix } => Ok(families(&prefix)),
         Command::Coverage { seeds, at_least, learn } => coverage(seeds, at_least, learn),
         Command::Diagram { into, seeds } => diagram(&into, seeds),
         Command::Invariants { into } => {
@@ -258,6 +265,29 @@ fn soak(name: &str, seconds: Option<u64>, seeds: Option<(u64, u64)>, keep_going:
         println!("no violation");
     }
     Ok(broken.is_empty())
+}
+
+/// Plays every place of every family. `true`: all properties held everywhere.
+fn families(prefix: &str) -> bool {
+    let mut well = true;
+    for s in scenarios::ALL.iter().filter(|s| s.seeds != Seeds::Random && s.name.starts_with(prefix)) {
+        let places: Vec<u64> = s.sample(u64::MAX).collect();
+        let broken: Mutex<BTreeMap<u64, Report>> = Mutex::default();
+        play(&|n| (s.schedule)(places[n as usize]), (0, places.len() as u64), 0, &|n, report| {
+            let mut broken = broken.lock().unwrap_or_else(PoisonError::into_inner);
+            if !report.violations.is_empty() {
+                broken.insert(places[n as usize], report);
+            }
+            true
+        });
+        let broken = broken.into_inner().unwrap_or_else(PoisonError::into_inner);
+        println!("{:<14} {:>5} runs, {} broken", s.name, places.len(), broken.len());
+        if let Some((place, report)) = broken.first_key_value() {
+            tell(s.name, *place, report);
+            well = false;
+        }
+    }
+    well
 }
 
 /// Places of a family that `coverage` plays.

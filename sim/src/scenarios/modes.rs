@@ -17,18 +17,21 @@ fn locked(code: u16, ms: u64) -> RequestFault {
 }
 
 pub(super) fn r02(place: u64) -> Schedule {
-    let s = Schedule { workers: 4, ..Schedule::default() };
+    let s = Schedule { workers: 4, claims: vec![Claim::OneFailsAll], ..Schedule::default() };
     let s = s.request(Op::Register, 1, RequestFault::Slow { ms: 300 }).request(Op::Register, 3, status(503));
     star(s.request(Op::Register, 4, RequestFault::Slow { ms: 4_000 }).request(Op::Register, 5, status(401)), place, TERM)
 }
 
 pub(super) fn r05(place: u64) -> Schedule {
     let s = streaming(Schedule { jobs: jobs([Script::simple(200, 3_000, 0)]), ..Schedule::default() });
+    let late = JobPlan { at_ms: 110_000, script: Script::simple(200, 900, 0), timeout_s: 0 };
+    let s = Schedule { jobs: s.jobs.iter().cloned().chain([late]).collect(), ..s };
     star(Schedule { faults_over_ms: 120_000, ..s }, place, WorldFault::Cut)
 }
 
 pub(super) fn r06(place: u64) -> Schedule {
     let s = Schedule { workers: 2, heartbeat_s: 5, faults_over_ms: 60_000, jobs: jobs([Script::simple(200, 8_000, 0)]), ..Schedule::default() };
+    let s = Schedule { claims: vec![Claim::Fails], ..s };
     let s = if place.is_multiple_of(2) { s } else { Schedule { ping_mode: Source::Auto, ..s } };
     let s = star(s, place, WorldFault::Period { op: Some(Op::Heartbeat), fault: status(401), ms: 60_000 });
     star(s, place, WorldFault::Period { op: Some(Op::Ping), fault: status(401), ms: 60_000 })
