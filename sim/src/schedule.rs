@@ -395,6 +395,8 @@ impl Schedule {
             flaw: self.flaw,
             uptime: (self.uptime_s > 0).then(|| Duration::from_secs(self.uptime_s)),
             one_shot: self.one_shot,
+            abort: if self.late_aborts { crate::late::LATE } else { Duration::ZERO },
+            tight_memory: self.tight_memory,
             idle: (self.idle_s > 0).then(|| Duration::from_secs(self.idle_s)),
             // An agent that acquires accepts nothing that is offered (start-and-worker §9.4).
             expect_jobs: !self.jobs.is_empty() && !self.acquire,

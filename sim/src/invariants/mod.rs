@@ -5,21 +5,40 @@ pub mod rows;
 pub(crate) mod story;
 pub mod view;
 
+mod acquire;
 mod bounded_resources;
 mod bounded_stop;
+mod counts;
+mod endpoint;
 mod exact_log;
+mod exit_code;
+mod gate;
+mod header_times;
 mod heartbeats;
 mod honest_health;
+mod hooks;
+mod idle;
 mod isolation;
+mod leaving;
+mod log_times;
+mod marker;
 mod no_survivors;
 mod nothing_after_stop;
+mod offers;
 mod one_run;
 mod one_terminal_report;
 mod order;
+mod paused;
 mod ping_rate;
 mod policies;
+mod prompt_finish;
+mod prompt_stop;
+mod registration;
 mod retry_hygiene;
+mod sources;
 mod sticky_cancel;
+mod streams;
+mod times;
 mod true_result;
 
 use crate::trace::Trace;
@@ -82,6 +101,25 @@ pub const ALL: &[Invariant] = &[
     policies::INVARIANT,
     honest_health::INVARIANT,
     ping_rate::INVARIANT,
+    acquire::INVARIANT,
+    counts::INVARIANT,
+    hooks::INVARIANT,
+    registration::INVARIANT,
+    sources::INVARIANT,
+    streams::INVARIANT,
+    gate::INVARIANT,
+    paused::INVARIANT,
+    leaving::INVARIANT,
+    idle::INVARIANT,
+    prompt_stop::INVARIANT,
+    exit_code::INVARIANT,
+    endpoint::INVARIANT,
+    times::INVARIANT,
+    prompt_finish::INVARIANT,
+    log_times::INVARIANT,
+    header_times::INVARIANT,
+    marker::INVARIANT,
+    offers::INVARIANT,
 ];
 
 /// Checks every property.

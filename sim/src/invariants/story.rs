@@ -26,6 +26,7 @@ fn op(name: &str) -> Op {
         Op::Disconnect,
         Op::Heartbeat,
         Op::Ping,
+        Op::Stream,
         Op::Accept,
         Op::Acquire,
         Op::Start,
@@ -65,6 +66,12 @@ impl Story {
 
     pub(crate) fn sent(self, ms: u64, call: u64, op: &str, who: &str, job: &str) -> Story {
         self.fact(ms, Fact::Sent(Story::request(call, op, who, job, Payload::None)))
+    }
+
+    /// An attempt of worker 1 to acquire, with its number.
+    pub(super) fn acquire(self, ms: u64, call: u64, job: &str, sequence: u64) -> Story {
+        let payload = Payload::Acquire { sequence: Some(sequence), lock: true };
+        self.fact(ms, Fact::Sent(Story::request(call, "acquire", "w1", job, payload)))
     }
 
     /// The same at the other endpoint.
@@ -177,6 +184,31 @@ impl Story {
             body: String::new(),
         };
         self.fact(ms, Fact::Sent(Story::request(call, "finish", JOB, JOB, payload)))
+    }
+
+    /// A start that tells this time.
+    pub(super) fn start_at(self, ms: u64, call: u64, told: u64) -> Story {
+        let payload = Payload::Start { started_at: Some(Instant::from_millis(told)) };
+        self.fact(ms, Fact::Sent(Story::request(call, "start", JOB, JOB, payload)))
+    }
+
+    /// A finish that tells this time.
+    pub(super) fn finish_at(self, ms: u64, call: u64, told: u64) -> Story {
+        let payload = Payload::Finish {
+            exit_status: "0".into(),
+            signal: String::new(),
+            signal_reason: String::new(),
+            chunks_failed: 0,
+            ignore_agent: None,
+            finished_at: Some(Instant::from_millis(told)),
+            body: String::new(),
+        };
+        self.fact(ms, Fact::Sent(Story::request(call, "finish", JOB, JOB, payload)))
+    }
+
+    /// A batch of header times.
+    pub(super) fn headers(self, ms: u64, call: u64, indexes: &[u64]) -> Story {
+        self.fact(ms, Fact::Sent(Story::request(call, "header-times", JOB, JOB, Payload::HeaderTimes(indexes.to_vec()))))
     }
 
     /// The state poll `call` is told `state`.

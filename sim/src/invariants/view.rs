@@ -44,6 +44,10 @@ pub struct Setup {
     pub one_shot: bool,
     /// disconnect-after-idle-timeout.
     pub idle: Option<Duration>,
+    /// What an abort may take until the aborted exchange is gone.
+    pub abort: Duration,
+    /// The log's buffer is as small as it may be.
+    pub tight_memory: bool,
     /// The workload brings at least one job, and somebody should run it.
     pub expect_jobs: bool,
 }
@@ -67,6 +71,8 @@ impl Default for Setup {
             uptime: None,
             one_shot: false,
             idle: None,
+            abort: Duration::ZERO,
+            tight_memory: false,
             expect_jobs: false,
         }
     }
@@ -411,7 +417,7 @@ impl<'a> View<'a> {
         if !self.setup.acquire {
             return Some(connected);
         }
-        let over = self.jobs.values().flat_map(|j| &j.rounds).filter(|r| r.worker == worker && r.started).find_map(|r| r.over)?;
+        let over = self.jobs.values().flat_map(|j| &j.rounds).filter(|r| r.worker == worker).find_map(|r| r.over)?;
         Some((over, self.entries[over].at))
     }
 
@@ -505,15 +511,20 @@ impl<'a> View<'a> {
         })
     }
 
+    /// The process ended by the force timer.
+    pub fn by_force_timer(&self) -> bool {
+        let force = self.setup.signal_timeout + self.setup.cleanup_timeout + Duration::from_secs(1);
+        let (Some((_, exit, 1)), Some((_, at))) = (self.exit, self.forced_by_signal()) else { return false };
+        exit.since(at) >= force
+    }
+
     /// The process ended at once: third signal, or the force timer.
     pub fn ended_by_force(&self) -> bool {
-        let Some((_, exit, code)) = self.exit else { return false };
+        let Some((_, exit, _)) = self.exit else { return false };
         let third = self.third_signal().is_some();
-        let force = self.setup.signal_timeout + self.setup.cleanup_timeout + Duration::from_secs(1);
-        let timer = self.forced_by_signal().is_some_and(|(_, at)| exit.since(at) >= force);
         // In the instant of S16 a signal may still have been the end of it.
         let early = self.signals.first().is_some_and(|(_, at, _)| self.handlers().is_none_or(|(_, from)| *at < from || (*at == from && exit == *at)));
-        third || (timer && code == 1) || early
+        third || self.by_force_timer() || early
     }
 
     /// A chunk of an attempt.

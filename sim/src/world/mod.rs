@@ -182,8 +182,9 @@ impl World {
         if signal != OsSignal::Hup {
             self.0.signalled.set(true);
         }
-        self.observed(Fact::AgentSignal(signal));
+        // Sent before it is told of: another signal may be due right after the observation.
         let _ = self.0.signals.try_send(signal);
+        self.observed(Fact::AgentSignal(signal));
     }
 
     /// Ends the observation, and hands out the trace.
