@@ -35,7 +35,7 @@ fn mark(t: &Transition, at: Instant, before: Mark) -> Option<(u32, Mark)> {
         (Owner::Worker(w), "accept", _, "Failed") => (w, Mark::Idle(at)),
         (Owner::Worker(w), "worker", _, "Closing" | "Finished") => (w, Mark::Dead),
         (Owner::Worker(w), "acquire", _, "Acquired") => (w, Mark::Busy),
-        (Owner::Job { worker: w, .. }, "runner", _, "done" | "abandoned") => (w, Mark::Idle(at)),
+        (Owner::Job { worker: w, .. }, "runner", _, "done") => (w, Mark::Idle(at)),
         _ => return None,
     };
     // Idle time counts from the first mark.

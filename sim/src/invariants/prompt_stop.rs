@@ -64,13 +64,15 @@ fn limit(v: &View<'_>, worker: u32, stop: usize, stopped: Instant) -> Option<Ins
 /// When a job was over for its worker: settled, or after a forced stop with the answer of the start attempt in flight, and with the budget of
 /// the finish (job-runner §7.5, §7.6). A graceful stop waits for as long as it takes.
 fn over(v: &View<'_>, job: &Job<'_>, round: &Round) -> Option<Instant> {
+    // A job that was not started is over when its files are gone (job-runner §2.1, step 3).
+    let files = job.files_removed.filter(|_| !round.started).map_or(Instant::ZERO, |i| v.entries[i].at);
     if let Some(i) = round.over {
-        return Some(v.entries[i].at);
+        return Some(v.entries[i].at.max(files));
     }
     let (_, forced) = v.forced_stop(round.worker)?;
     let (last, patience) =
         if round.started { (job.finishes.last()?, v.setup.signal_timeout + v.setup.cleanup_timeout) } else { (job.starts.last()?, Duration::ZERO) };
-    last.returned.map(|(_, at, _)| at.max(forced + patience))
+    last.returned.map(|(_, at, _)| at.max(forced + patience).max(files))
 }
 
 #[cfg(test)]
