@@ -50,12 +50,14 @@ fn one_shot(v: &View<'_>, worker: u32, out: &mut Vec<Violation>) {
         Some((i, at, Got::Answer { status: 200..=299, said: Said::Ping { action, .. }, .. })) if i > done && action != "pause" => Some(at),
         _ => None,
     });
+    // The disconnect waits for a heartbeat that is aborted to be gone (§9.1, "Draining").
+    let slack = SLACK + v.setup.abort;
     let left = v.of_worker(worker, Op::Disconnect).first().map(|c| c.sent_at);
     match (told, left) {
-        (Some(told), None) if v.entries.last().is_some_and(|e| e.at > told + SLACK) && v.exit.is_none_or(|(_, at, _)| at > told + SLACK) => {
+        (Some(told), None) if v.entries.last().is_some_and(|e| e.at > told + slack) && v.exit.is_none_or(|(_, at, _)| at > told + slack) => {
             out.push(Violation::at("V15", done, format!("one-shot worker {worker} ran its job, was told of no pause, and stays")));
         }
-        (Some(told), Some(left)) if left > told + SLACK => {
+        (Some(told), Some(left)) if left > told + slack => {
             out.push(Violation::at("V15", done, format!("one-shot worker {worker} left {:?} after the ping that let it", left.since(told))));
         }
         _ => {}
