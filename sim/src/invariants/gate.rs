@@ -130,11 +130,8 @@ fn step(worker: u32, s: &mut Side, t: &Transition, i: usize, out: &mut Vec<Viola
             }
             s.streamed = true;
         }
-        ("debouncer", _, "action done", _) => {
-            if !std::mem::take(&mut s.streamed) {
-                wrong("a stream's delivery was completed that was not in progress".into());
-            }
-        }
+        ("debouncer", _, "action done", _) if s.streamed => s.streamed = false,
+        ("debouncer", _, "action done", _) => wrong("a stream's delivery was completed that was not in progress".into()),
         ("debouncer", _, "message", _) => s.healthy = true,
         ("debouncer", _, "unhealthy" | "source ended", _) => s.healthy = false,
         ("worker", "Serving", _, _) => s.serves = false,

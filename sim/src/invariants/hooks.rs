@@ -48,7 +48,7 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
         }
     }
     if let Some((exit, _, _)) = v.exit.filter(|_| !v.ended_by_force())
-        && !over("agent-shutdown").is_some_and(|(i, _)| i < exit)
+        && over("agent-shutdown").is_none_or(|(i, _)| i > exit)
     {
         out.push(Violation::at("hooks", exit, "the agent ended before its shutdown hook".into()));
     }
