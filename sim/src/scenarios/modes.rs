@@ -274,8 +274,10 @@ pub(super) fn flawed(seed: u64) -> Schedule {
 
 pub(super) fn exhausted(seed: u64) -> Schedule {
     let s = Schedule { seed, jobs: jobs([Script::simple(900, 1_000, 0)]), faults_over_ms: 2_400_000, ..Schedule::default() };
+    // Seldom, as the run is long.
+    let s = Schedule { ping_s: 20, job_state_s: 20, heartbeat_s: 60, ..s };
     let op = [Op::Connect, Op::Start, Op::Chunk, Op::Finish, Op::Heartbeat][(seed % 5) as usize];
-    let s = if op == Op::Heartbeat { Schedule { heartbeat_s: 60, faults_over_ms: 300_000, ..s } } else { s };
+    let s = if op == Op::Heartbeat { Schedule { faults_over_ms: 300_000, ..s } } else { s };
     s.event(When::AtMs(0), WorldFault::Period { op: Some(op), fault: status(503), ms: 2_300_000 })
 }
 
