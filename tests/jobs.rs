@@ -53,6 +53,35 @@ fn a_silent_job_sends_no_chunk() {
     assert!(plane.requests("POST", "/chunks").is_empty());
 }
 
+/// Row R47: the second job lists its descriptors while the first one runs. It has its own three, and
+/// neither a socket of the agent nor a terminal or pipe of the other job.
+#[test]
+fn a_job_has_no_descriptor_but_its_own() {
+    let script = "#!/bin/sh\n\
+        ls -l /proc/self/fd\n\
+        [ -z \"$FIRST\" ] || { : > \"$DIR/runs\"; until [ -e \"$DIR/over\" ]; do sleep 0.02; done; }\n";
+    for args in [&["--spawn", "2"][..], &["--spawn", "2", "--no-pty"]] {
+        let (work, plane) = (dir(), Plane::start());
+        let place = ("DIR", work.path().to_str().unwrap());
+        let first = plane.job(&[place, ("FIRST", "1")]);
+        let _agent = Setup::script(script).arg(args).start(&plane, work.path());
+        wait_for("the first job to run", SOON, || work.path().join("runs").exists().then_some(()));
+        let second = plane.wait_finish(&plane.job(&[place]));
+        std::fs::write(work.path().join("over"), "").unwrap();
+        let outputs = [plane.wait_finish(&first), second].map(|job| {
+            assert_eq!(result(&job), (Some("0"), None, None), "{args:?}");
+            let text = job.text();
+            let own = |l: &&str| *l == "/dev/null" || l.starts_with("/proc/");
+            let links: Vec<&str> = text.lines().filter_map(|l| Some(l.split_once(" -> ")?.1.trim())).filter(|l| !own(l)).collect();
+            assert!(links.iter().all(|l| l.starts_with("/dev/pts/") || l.starts_with("pipe:")), "{args:?}: {text}");
+            let own: std::collections::BTreeSet<String> = links.into_iter().map(str::to_owned).collect();
+            assert_eq!(own.len(), 1, "{args:?}: one output, and nothing of another job: {text}");
+            own
+        });
+        assert_ne!(outputs[0], outputs[1], "{args:?}");
+    }
+}
+
 #[test]
 fn a_job_that_cannot_be_spawned_is_reported() {
     let (work, plane) = (dir(), Plane::start());

@@ -10,7 +10,7 @@ use crate::world::{EPOCH_NANOS, REGISTRATION_TOKEN, World, director};
 use crate::{claims, echo};
 use ibex_core::agent::{Agent, AgentConfig, OsSignal, PingMode, Priority};
 use ibex_core::api::RegisterRequest;
-use ibex_core::job::JobConfig;
+use ibex_core::job::{JobConfig, StdoutFormat};
 use ibex_core::log::{LogConfig, LogStream, TimestampMode};
 use ibex_core::machine::Instant;
 use ibex_core::secret::Secret;
@@ -220,6 +220,8 @@ fn config(s: &Schedule, acquire: Option<JobId>) -> AgentConfig {
             hooks_path: if s.hooks.pre_bootstrap.is_some() { "/hooks" } else { "" }.into(),
             verification_keys: s.signatures != Signatures::Off,
             verification_failure_behavior: if s.signatures == Signatures::InvalidButRun { "warn" } else { "block" }.into(),
+            job_log_tmpfile: true,
+            write_job_logs_to_stdout: Some(StdoutFormat::Text),
             command_eval: true,
             plugins_enabled: true,
             local_hooks_enabled: true,

@@ -14,7 +14,7 @@ pub(super) const INVARIANT: Invariant = Invariant {
     title: "exact log",
     rule: "job-runner I8, I15–I18: every byte read is in one chunk, uploaded or counted",
     file: file!(),
-    rows: &[R(8), R(15), R(16), R(17), R(18), R(24), R(28)],
+    rows: &[R(8), R(15), R(16), R(17), R(18), R(24), R(28), R(30)],
     check,
 };
 

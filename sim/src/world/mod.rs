@@ -264,12 +264,13 @@ impl Effects for World {
         files::marker(self, path)
     }
 
+    /// Side outputs fail while the disk is full; the log and the result must not know of it (job-runner §6.7).
     fn append_log_copy(&self, _: &str, _: &[u8]) -> Result<(), String> {
-        Ok(())
+        if self.0.disk_full.get() { Err("No space left on device (os error 28)".into()) } else { Ok(()) }
     }
 
     fn copy_to_stdout(&self, _: StdoutFormat, _: &[(String, String)], _: &[u8]) -> Result<(), String> {
-        Ok(())
+        if self.0.disk_full.get() { Err("No space left on device (os error 28)".into()) } else { Ok(()) }
     }
 
     fn spawn(&self, spec: ProcessSpec) -> impl Future<Output = Result<(Self::Process, Self::Output), String>> + 'static {

@@ -51,15 +51,15 @@ fn all_workers_register_in_parallel_with_their_own_name_and_priority() {
 fn worker_order_is_the_spawn_index_whatever_the_order_of_the_answers() {
     let w = World::new(four())
         .on("register", |n, _| Answer::After(5.0 - f64::from(n), Outcome::Ok(Reply::Registered(Box::new(registered(n))))))
+        .signal(9.0, OsSignal::Term)
         .run(10.0);
-    let env = w.trace.iter().find_map(|(_, c)| match c {
-        AgentCommand::RunHook { hook, .. } => Some(hook.env.iter().map(|(k, v)| format!("{k}={}", v.expose())).collect::<Vec<_>>()),
+    let hooks = w.trace.iter().filter_map(|(_, c)| match c {
+        AgentCommand::RunHook { hook, .. } => Some((hook.name, hook.env.iter().map(|(k, v)| format!("{k}={}", v.expose())).collect::<Vec<_>>())),
         _ => None,
     });
-    assert_eq!(
-        env.expect("the startup hook"),
-        ["BUILDKITE_AGENT_IDS=uuid-1,uuid-2,uuid-3,uuid-4", "BUILDKITE_AGENT_NAMES=agent-1,agent-2,agent-3,agent-4"]
-    );
+    let env = ["BUILDKITE_AGENT_IDS=uuid-1,uuid-2,uuid-3,uuid-4", "BUILDKITE_AGENT_NAMES=agent-1,agent-2,agent-3,agent-4"].map(str::to_owned);
+    let both: Vec<_> = hooks.collect();
+    assert_eq!(both, [("agent-startup", env.to_vec()), ("agent-shutdown", env.to_vec())], "I49: both hooks see the same");
     let connects = w.calls().into_iter().filter(|(_, _, name)| *name == "connect").map(|(at, worker, _)| (at, worker)).collect::<Vec<_>>();
     assert_eq!(connects, [(4.0, 1), (4.0, 2), (4.0, 3), (4.0, 4)], "I51: no connect before all are registered");
 }

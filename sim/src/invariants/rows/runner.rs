@@ -18,7 +18,6 @@ const PROCESS: &str = "core/src/process/tests.rs";
 const JOBS: &str = "tests/jobs.rs";
 const RACE_LOGS: &str = "tests/races/logs.rs";
 const RACE_GROUPS: &str = "tests/races/groups.rs";
-const RACE_SPAWNING: &str = "tests/races/spawning.rs";
 const STOPS: &str = "tests/stops.rs";
 
 const LIVES: super::Test = fuzz(CONTRACT, "v2_every_life_ends_and_a_started_job_gets_its_finish_with_a_result_of_the_table");
@@ -288,7 +287,7 @@ pub(super) const ROWS: &[Row] = &[
         text: "poll answers but the four states and 401 change nothing",
         tests: &[story(RUNNING, "i46_answers_other_than_the_four_states_and_401_change_nothing"), real(JOBS, "other_poll_answers_change_nothing")],
     },
-    Row { number: 47, text: "no descriptor of one job in another", tests: &[real(RACE_SPAWNING, "r44_scripts_of_parallel_jobs_are_never_busy")] },
+    Row { number: 47, text: "no descriptor of one job in another", tests: &[real(JOBS, "a_job_has_no_descriptor_but_its_own")] },
     Row {
         number: 48,
         text: "same events and seed, same commands",
