@@ -2,11 +2,15 @@
 //! accepted job ends and is reported, every worker that should leave leaves, nothing is outstanding.
 
 use crate::invariants::Violation;
+use crate::invariants::rows::Ref;
 use crate::invariants::view::{SLACK, Setup, View};
 use crate::trace::{Fact, JobId, Op, Trace};
 use ibex_core::machine::Instant;
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// Rows of the invariant tables that it watches.
+pub const ROWS: &[Ref] = &[Ref::S(56)];
 
 /// Checks a whole run.
 pub fn check(setup: &Setup, trace: &Trace) -> Vec<Violation> {

@@ -7,6 +7,7 @@ mod runner;
 mod start;
 
 use super::ALL;
+use crate::liveness;
 use std::fmt::Write as _;
 
 /// A row of a table.
@@ -81,8 +82,16 @@ pub struct Row {
     pub tests: &'static [Test],
 }
 
+/// Whether the simulator watches the row.
+fn simulated(row: Ref) -> bool {
+    ALL.iter().any(|i| i.rows.contains(&row)) || liveness::ROWS.contains(&row)
+}
+
 fn row_text(out: &mut String, row: &Row, of: fn(u8) -> Ref) {
-    let properties: Vec<String> = ALL.iter().filter(|i| i.rows.contains(&of(row.number))).map(|i| format!("[{}](../{})", i.id, i.file)).collect();
+    let mut properties: Vec<String> = ALL.iter().filter(|i| i.rows.contains(&of(row.number))).map(|i| format!("[{}](../{})", i.id, i.file)).collect();
+    if liveness::ROWS.contains(&of(row.number)) {
+        properties.push("[liveness](../sim/src/liveness.rs)".into());
+    }
     let tests: Vec<String> = Tier::ALL
         .into_iter()
         .filter_map(|tier| {
@@ -100,8 +109,8 @@ fn row_text(out: &mut String, row: &Row, of: fn(u8) -> Ref) {
 /// How many rows each tier watches.
 fn counts(out: &mut String) {
     out.push_str("| rows watched in | start-and-worker (63) | job-runner (48) |\n|---|---|---|\n");
-    let simulated = |of: fn(u8) -> Ref, rows: &[Row]| rows.iter().filter(|r| ALL.iter().any(|i| i.rows.contains(&of(r.number)))).count();
-    let _ = writeln!(out, "| simulate | {} | {} |", simulated(Ref::S, start::ROWS), simulated(Ref::R, runner::ROWS));
+    let in_runs = |of: fn(u8) -> Ref, rows: &[Row]| rows.iter().filter(|r| simulated(of(r.number))).count();
+    let _ = writeln!(out, "| simulate | {} | {} |", in_runs(Ref::S, start::ROWS), in_runs(Ref::R, runner::ROWS));
     for tier in Tier::ALL {
         let count = |rows: &[Row]| rows.iter().filter(|r| r.tests.iter().any(|t| t.tier == tier)).count();
         let _ = writeln!(out, "| {} | {} | {} |", tier.name(), count(start::ROWS), count(runner::ROWS));
@@ -166,7 +175,7 @@ mod tests {
             let numbers: Vec<u8> = rows.iter().map(|r| r.number).collect();
             assert_eq!(numbers, (1..=last).collect::<Vec<_>>());
             for row in rows {
-                let watched = !row.tests.is_empty() || ALL.iter().any(|i| i.rows.contains(&of(row.number)));
+                let watched = !row.tests.is_empty() || simulated(of(row.number));
                 assert!(watched && !row.text.is_empty(), "nothing watches {:?}", of(row.number));
             }
         }
