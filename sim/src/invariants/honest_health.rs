@@ -5,7 +5,7 @@ use super::rows::Ref::S;
 use super::view::{SLACK, View};
 use super::{Invariant, Violation};
 use crate::schedule::Source;
-use crate::trace::{Entry, Fact, Op};
+use crate::trace::{Entry, Fact, JobId, Op};
 use ibex_core::machine::Instant;
 
 pub(super) const INVARIANT: Invariant = Invariant {
@@ -23,7 +23,9 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
             Fact::Metric(m) if m == "watchdog" => watchdog(v, i, out),
             Fact::Health { worker, job: Some(id), .. } => {
                 let held = v.jobs.get(id).is_some_and(|j| {
-                    j.rounds.iter().any(|r| r.worker == *worker && r.accepted.0 <= i && r.over.is_none_or(|o| v.entries[o].at >= e.at))
+                    let until = |over: usize, started: bool| if started { over } else { removed(v, id, over) };
+                    let holds = |o: Option<usize>, started| o.is_none_or(|o| v.entries[until(o, started)].at >= e.at);
+                    j.rounds.iter().any(|r| r.worker == *worker && r.accepted.0 <= i && holds(r.over, r.started))
                 });
                 if !held {
                     out.push(Violation::at("V16", i, format!("worker {worker} is shown with {id}, which it does not hold")));
@@ -43,6 +45,19 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
             _ => {}
         }
     }
+}
+
+/// Where a job whose start was refused is off its worker's hands: its files are removed first, so that nothing of it stays behind
+/// (job-runner §2.1, W4; start-and-worker §9.10, step 5).
+fn removed(v: &View<'_>, id: &JobId, over: usize) -> usize {
+    let next = |e: &Entry| match &e.fact {
+        Fact::FilesRemoved { job } => (job == id).then_some(true),
+        // The worker has gone on to something else.
+        Fact::Sent(r) if r.op == Op::Accept && r.job.as_ref() == Some(id) => Some(false),
+        _ => None,
+    };
+    let found = v.entries.iter().enumerate().skip(over).find_map(|(i, e)| next(e).map(|removed| (i, removed)));
+    found.filter(|(_, removed)| *removed).map_or(over, |(i, _)| i)
 }
 
 /// Who serves must have had contact, nobody may have failed, and the pool must still be there (§8, I59).
@@ -104,6 +119,10 @@ mod tests {
         let shown = |job: &str| Fact::Health { worker: 1, state: "running", job: Some(job.into()), bad: false };
         Story::new().connected(1).started(100).fact(200, shown("J")).holds(INVARIANT);
         Story::new().connected(1).started(100).fact(200, shown("K")).breaks(INVARIANT);
+        let refused = || Story::new().connected(1).accepted(100).sent(130, 5, "start", "J", "J").got(150, 5, 422);
+        refused().fact(400, shown("J")).removed(500).holds(INVARIANT);
+        refused().removed(300).fact(400, shown("J")).breaks(INVARIANT);
+        refused().fact(400, shown("J")).breaks(INVARIANT);
     }
 
     #[test]

@@ -43,7 +43,8 @@ fn limit(v: &View<'_>, worker: u32, stop: usize, stopped: Instant) -> Option<Ins
     let jobs = || v.jobs.values().flat_map(|j| j.rounds.iter().map(move |r| (j, r))).filter(|(_, r)| r.worker == worker);
     let in_flight = |op| v.of_worker(worker, op).into_iter().find(|c| c.sent < stop && c.returned.is_none_or(|(i, at, _)| i > stop || at >= stopped));
     // In the instant of the stop an accept may have been sent, or its answer have come.
-    if let Some((job, round)) = jobs().find(|(_, r)| r.over.is_none_or(|o| o > stop || v.entries[o].at == stopped)) {
+    let has_files = |j: &Job<'_>, r: &Round| !r.started && j.files_removed.is_some_and(|f| f > stop);
+    if let Some((job, round)) = jobs().find(|(j, r)| r.over.is_none_or(|o| o > stop || v.entries[o].at == stopped) || has_files(j, r)) {
         return over(v, job, round).map(|at| at.max(stopped));
     }
     for op in [Op::Accept, Op::Acquire] {
@@ -115,6 +116,14 @@ mod tests {
         let over = || job.clone().finish(9_010, 9, "0", "", "", 0).got(9_030, 9, 200);
         left(over(), 9_030).holds(INVARIANT);
         left(over(), 11_000).breaks(INVARIANT);
+    }
+
+    #[test]
+    fn the_files_of_a_job_whose_start_was_refused_before_the_stop_are_awaited() {
+        let refused = || Story::new().connected(1).accepted(100).sent(130, 5, "start", "J", "J").got(150, 5, 422).signal(400, "TERM");
+        left(refused().removed(900), 900).holds(INVARIANT);
+        left(refused().removed(900), 1_500).breaks(INVARIANT);
+        left(refused(), 900).breaks(INVARIANT);
     }
 
     #[test]
