@@ -1,5 +1,7 @@
 //! What `/proc` tells of processes: parents, groups, start times, and whether they are more than zombies.
 
+use std::ops::ControlFlow;
+
 /// A process as `/proc/<pid>/stat` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stat {
@@ -35,37 +37,54 @@ const LISTINGS: u32 = 3;
 /// How often the processes that were started during a look are looked at before it is said that a group lives.
 const LOOKS: u32 = 1_000;
 
-/// Whether a group has a member that is more than a zombie. A listing alone does not tell: a member may start another one behind
-/// the place that the listing has reached, and end. But whatever was started since the look began has a pid after the newest of
-/// that time, up to the newest of now; so these are looked at too, until none was started in between. How many other processes
-/// come and go does not matter.
+/// Whether a group has a member that is more than a zombie; for ever changing processes the answer is yes.
 pub(super) fn is_group_alive(group: i32) -> bool {
+    look(group, |_| ControlFlow::Break(())).is_none_or(|end| end.is_break())
+}
+
+/// Living members of a group, with their start times.
+pub(super) fn members(group: i32) -> Vec<(i32, u64)> {
+    let mut members = Vec::new();
+    let _ = look(group, |s| {
+        members.push((s.pid, s.started));
+        ControlFlow::Continue(())
+    });
+    members
+}
+
+/// Shows every living member of a group to `found`, until that breaks; `None` if processes were started so quickly that there was
+/// no end of looking.
+///
+/// A listing alone may miss one: a member may start another behind the place that the listing has reached, and end. But whatever
+/// was started since the look began has a pid after the newest of that time, up to the newest of now; so these are looked at too,
+/// until none was started in between. How many other processes come and go does not matter.
+fn look(group: i32, mut found: impl FnMut(Stat) -> ControlFlow<()>) -> Option<ControlFlow<()>> {
     'listing: for _ in 0..LISTINGS {
         let mut seen = newest();
-        if pids().any(|pid| is_living_member(pid, group)) {
-            return true;
+        if pids().filter_map(|pid| living_member(pid, group)).try_for_each(&mut found).is_break() {
+            return Some(ControlFlow::Break(()));
         }
         for _ in 0..LOOKS {
             let now = newest();
-            let (Some(from), Some(to)) = (seen, now) else { return false };
+            let (Some(from), Some(to)) = (seen, now) else { return Some(ControlFlow::Continue(())) };
             if to == from {
-                return false;
+                return Some(ControlFlow::Continue(()));
             }
             if to < from {
                 continue 'listing;
             }
-            if (from + 1..=to).any(|pid| is_living_member(pid, group)) {
-                return true;
+            if (from + 1..=to).filter_map(|pid| living_member(pid, group)).try_for_each(&mut found).is_break() {
+                return Some(ControlFlow::Break(()));
             }
             seen = now;
         }
     }
-    true
+    None
 }
 
 /// Asks the kernel for the group first: that costs a tenth of a look at `/proc/<pid>/stat`.
-fn is_living_member(pid: i32, group: i32) -> bool {
-    is_member(pid, group) && stat(pid).is_some_and(|s| s.group == group && !s.is_zombie())
+fn living_member(pid: i32, group: i32) -> Option<Stat> {
+    if is_member(pid, group) { stat(pid).filter(|s| s.group == group && !s.is_zombie()) } else { None }
 }
 
 fn is_member(pid: i32, group: i32) -> bool {
@@ -75,12 +94,6 @@ fn is_member(pid: i32, group: i32) -> bool {
         -1 => std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH),
         found => found == group,
     }
-}
-
-/// Living members of a group, with their start times.
-pub(super) fn members(group: i32) -> Vec<(i32, u64)> {
-    let members = pids().filter(|pid| is_member(*pid, group)).filter_map(stat);
-    members.filter(|s| s.group == group && !s.is_zombie()).map(|s| (s.pid, s.started)).collect()
 }
 
 /// The pid that was given out last (the last field of `/proc/loadavg`), threads included.
