@@ -43,8 +43,7 @@ enum Reaped {
 }
 
 impl Group {
-    pub(super) fn new(leader: u32) -> io::Result<Group> {
-        let leader = i32::try_from(leader).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    pub(super) fn new(leader: Pid) -> io::Result<Group> {
         let exit = pidfd_open(leader, PidfdFlags::empty())?;
         // SAFETY: an `OwnedFd` stays open, and the same, until the `AsyncFd` that owns it is dropped.
         let exit = unsafe { AsyncFd::register_with_interest(exit, tokio::io::Interest::READABLE) }?;

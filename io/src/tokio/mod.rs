@@ -5,6 +5,7 @@ mod files;
 mod group;
 mod hooks;
 mod http;
+mod launch;
 mod memory;
 #[cfg(feature = "otel")]
 mod otlp;

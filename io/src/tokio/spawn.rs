@@ -2,16 +2,16 @@
 //! but descriptors 0–2.
 
 use super::group::Group;
+use super::launch::{Image, Preparation, launch};
 use super::output::ReadEnd;
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// How often a program that is being written (ETXTBSY) is tried again, and how long after.
@@ -101,48 +101,37 @@ impl fmt::Display for Failure {
 fn attempt(spawn: &Spawn) -> Result<(Group, ReadEnd), Failure> {
     let name = spawn.argv.first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program"))?;
     let program = find_program(name)?;
-    let image = Image::new(&program, spawn)?;
-    let mut command = Command::new(&program);
-    if let Some(dir) = &spawn.dir {
-        command.current_dir(dir);
-    }
-    let (output, terminal) = match spawn.stdio {
+    let image = Image::new(&program, &spawn.argv, spawn.env.iter(), spawn.dir.as_deref())?;
+    let (input, output, ours, terminal) = match spawn.stdio {
         StdioMode::Terminal { raw } => {
             let pty = super::pty::open(raw)?;
-            command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(pty.slave);
-            (pty.master, true)
+            (None, pty.slave, pty.master, true)
         }
         StdioMode::Pipe => {
+            let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(io::Error::from)?;
             let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
             // A larger pipe is a matter of speed only: users may be over their quota.
             let _ = rustix::pipe::fcntl_setpipe_size(&read, PIPE_BYTES);
-            command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write);
-            (read, false)
+            (Some(null), write, read, false)
         }
     };
-    let neutral_oom = must_reset_oom();
-    let parent = spawn.dies_with_parent.then(|| libc::pid_t::try_from(std::process::id()).unwrap_or_default());
-    // SAFETY: between fork and exec the closure calls only async-signal-safe functions and allocates nothing.
-    unsafe {
-        command.pre_exec(move || {
-            prepare_child(terminal, neutral_oom)?;
-            if let Some(parent) = parent {
-                die_with(parent)?;
-            }
-            Err(image.exec())
-        });
-    }
-    // Everything that can fail for want of descriptors comes before the spawn, but for the last.
-    let output = ReadEnd::new(output, terminal)?;
-    let mut child = command.spawn().map_err(|cause| Failure { program: Some(program), cause })?;
-    // Our copies of the slave or of the write end live in the command: without this, end of output never comes.
-    drop(command);
-    match Group::new(child.id()) {
-        Ok(group) => Ok((group, output)),
+    let preparation = Preparation {
+        stdio: [input.as_ref().unwrap_or(&output).as_fd(), output.as_fd(), output.as_fd()],
+        terminal,
+        neutral_oom: must_reset_oom(),
+        dies_with_parent: spawn.dies_with_parent,
+    };
+    // Everything that can fail for want of descriptors comes before the start, but for the last.
+    let ours = ReadEnd::new(ours, terminal)?;
+    let leader = launch(&image, &preparation).map_err(|cause| Failure { program: Some(program), cause })?;
+    // Our copies of the slave or of the write end: while they are open, end of output never comes.
+    drop((input, output));
+    match Group::new(leader) {
+        Ok(group) => Ok((group, ours)),
         Err(e) => {
             // Nothing of the group may exist after a failed spawn.
-            child.kill()?;
-            child.wait()?;
+            let _ = rustix::process::kill_process(leader, rustix::process::Signal::KILL);
+            let _ = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(leader), rustix::process::WaitOptions::empty()));
             Err(e.into())
         }
     }
@@ -167,89 +156,6 @@ pub fn find_in_path(name: &OsStr) -> Option<PathBuf> {
 
 fn is_executable(file: &Path) -> bool {
     file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
-}
-
-/// Program, arguments and environment as exec wants them, made before the fork. The exec is our own because the C library's
-/// `execvp` runs files without `#!` through a shell (job-runner §5.2).
-struct Image {
-    program: CString,
-    _strings: Vec<CString>,
-    argv: Vec<*const libc::c_char>,
-    envp: Vec<*const libc::c_char>,
-}
-
-// SAFETY: the pointers are into `_strings`, which are never changed and live as long as the image.
-unsafe impl Send for Image {}
-// SAFETY: as above; the image is only read.
-unsafe impl Sync for Image {}
-
-impl Image {
-    fn new(program: &Path, spawn: &Spawn) -> io::Result<Image> {
-        let mut strings = Vec::with_capacity(spawn.argv.len() + spawn.env.len());
-        for arg in &spawn.argv {
-            strings.push(CString::new(arg.as_bytes())?);
-        }
-        for (name, value) in &spawn.env {
-            strings.push(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?);
-        }
-        let pointers = |range: &[CString]| range.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
-        let (argv, envp) = (pointers(&strings[..spawn.argv.len()]), pointers(&strings[spawn.argv.len()..]));
-        Ok(Image { program: CString::new(program.as_os_str().as_bytes())?, _strings: strings, argv, envp })
-    }
-
-    /// Returns only when it fails.
-    fn exec(&self) -> io::Error {
-        // SAFETY: all three point to data that lives as long as `self` and end in a null pointer.
-        unsafe { libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr()) };
-        io::Error::last_os_error()
-    }
-}
-
-/// Runs in the child, after its descriptors 0–2 are in place.
-fn prepare_child(terminal: bool, neutral_oom: bool) -> io::Result<()> {
-    // SAFETY: plain system calls, all of them async-signal-safe, on arguments that live on this stack.
-    unsafe {
-        if terminal {
-            check(libc::setsid())?;
-            check(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
-        } else {
-            check(libc::setpgid(0, 0))?;
-        }
-        for signal in 1..=libc::SIGRTMAX() {
-            // SIGKILL, SIGSTOP and the C library's own signals refuse: they have their default anyway.
-            libc::signal(signal, libc::SIG_DFL);
-        }
-        let mut none = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigemptyset(&raw mut none);
-        check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()))?;
-        // Everything else closes at exec, whoever opened it; kernels without the call have descriptors opened for that already.
-        libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-        if neutral_oom {
-            let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-            if fd >= 0 {
-                libc::write(fd, c"0".as_ptr().cast(), 1);
-                libc::close(fd);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Runs in the child: from now on it is killed when `parent` ends.
-fn die_with(parent: libc::pid_t) -> io::Result<()> {
-    // SAFETY: plain system calls, all of them async-signal-safe.
-    unsafe {
-        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-        if libc::getppid() != parent {
-            // It has ended already.
-            libc::raise(libc::SIGKILL);
-        }
-    }
-    Ok(())
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// An agent protected from the out-of-memory killer does not hand the protection on to jobs.
