@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// Idle connections are kept this long.
 const POOL_IDLE: Duration = Duration::from_secs(90);
+/// Idle connections that are kept to one host. Workers have their requests in flight at different times, so that a few serve many;
+/// the connections of a burst, as when a large pool starts, would cost memory until they time out.
+const POOL_IDLE_PER_HOST: usize = 16;
 /// Read buffer of an HTTP/1.1 connection: answers of the Agent API are short, and every worker may hold one.
 const READ_BUFFER_BYTES: usize = 4096;
 /// HTTP/2: silence after which a PING is sent, and the wait for its answer.
@@ -47,6 +50,7 @@ impl Http {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(POOL_IDLE_PER_HOST)
             .http1_read_buf_exact_size(READ_BUFFER_BYTES)
             .http2_keep_alive_interval(H2_KEEP_ALIVE.0)
             .http2_keep_alive_timeout(H2_KEEP_ALIVE.1)
