@@ -31,7 +31,7 @@ pub(crate) fn run<T>(values: &Values, config: AgentConfig, log: Logger, cleanup:
     // Until here a signal ends the process by default, and there is nothing to put in order.
     hold();
     return_memory_early();
-    let exit = crate::api::block_on(drive(values, config, Rc::new(log)))?;
+    let exit = crate::api::block_on_task(drive(values.clone(), config, Rc::new(log)))?;
     drop(cleanup);
     if let Some(message) = exit.message {
         eprintln!("{message}");
@@ -42,7 +42,7 @@ pub(crate) fn run<T>(values: &Values, config: AgentConfig, log: Logger, cleanup:
     }
 }
 
-async fn drive(values: &Values, mut config: AgentConfig, log: Rc<Logger>) -> Result<Exit, Failure> {
+async fn drive(values: Values, mut config: AgentConfig, log: Rc<Logger>) -> Result<Exit, Failure> {
     let signals = deliver().map_err(|e| Failure::Fatal(format!("could not install signal handlers: {e}")))?;
     let clock = Clock::start();
     let board = Board::new(clock);
@@ -50,13 +50,13 @@ async fn drive(values: &Values, mut config: AgentConfig, log: Rc<Logger>) -> Res
         log.at(Level::Notice, format!("Systemd watchdog enabled with a {} timeout", duration_text(watchdog)));
     }
     serve_status(values.text("health-check-addr"), &board, &log).await;
-    let metrics = Metrics::prepare(values, &mut config, &log);
+    let metrics = Metrics::prepare(&values, &mut config, &log);
     let world = TokioWorld::new(Parts {
         log: log.clone(),
         board,
         metrics: metrics.sink(),
         http: Http::new(values.bool("no-http2")),
-        http_observer: HttpLog::of(values, &log).map(|l| Rc::new(l) as _),
+        http_observer: HttpLog::of(&values, &log).map(|l| Rc::new(l) as _),
         hooks: HookPlaces {
             path: config.job.hooks_path.clone(),
             additional: config.job.additional_hooks_paths.clone(),

@@ -144,6 +144,8 @@ pub enum AgentCommand {
     Health(WorkerHealth),
     /// Send `WATCHDOG=1` to systemd.
     NotifyWatchdog,
+    /// A burst is over, and what it needed is free: give it back to the operating system.
+    ReleaseMemory,
     /// End the process. The last command of an `Agent`.
     Exit(Exit),
 }

@@ -15,6 +15,8 @@ pub(crate) struct Pool {
     workers: Vec<Worker>,
     /// Workers that have not finished.
     running: u32,
+    /// Workers that have not connected yet, nor given it up.
+    connecting: u32,
     timers: Timers,
     idle: Option<IdleMonitor>,
     watchdog: Option<Watchdog>,
@@ -43,7 +45,7 @@ impl Pool {
         let idle = cx.config.disconnect_after_idle.filter(|limit| !limit.is_zero()).map(|limit| IdleMonitor::new(limit, count));
         let watchdog = cx.config.watchdog.filter(|w| !w.is_zero()).map(|interval| Watchdog { half: interval / 2, next: now });
         let timers = Timers::new(workers.len());
-        let mut pool = Pool { workers, running: count, timers, idle, watchdog };
+        let mut pool = Pool { workers, running: count, connecting: count, timers, idle, watchdog };
         cx.step(Owner::Agent, "pool", "Created", "start", "Running");
         for _ in 0..count {
             cx.metric(Metric::WorkerStarted);
@@ -58,16 +60,23 @@ impl Pool {
     /// Lets one worker act, and keeps in step what the pool knows of it.
     fn with(&mut self, now: Instant, index: usize, cx: &mut Cx<'_>, act: impl FnOnce(&mut Worker, &mut Cx<'_>)) -> PoolVerdict {
         let worker = &mut self.workers[index];
-        let was_finished = worker.is_finished();
+        let (was_finished, was_connecting) = (worker.is_finished(), worker.is_connecting());
         let before = worker.mark();
         act(worker, cx);
-        let (after, finished) = (worker.mark(), worker.is_finished());
+        let (after, finished, connecting) = (worker.mark(), worker.is_finished(), worker.is_connecting());
         self.timers.set(index, worker.deadline());
         if before != after
             && let Some(idle) = &mut self.idle
         {
             let workers = &self.workers;
             idle.marked(now, before, after, || last_idle(workers), cx);
+        }
+        if was_connecting && !connecting {
+            self.connecting -= 1;
+            // Every worker of a large pool had a connection of its own for an instant.
+            if self.connecting == 0 && self.workers.len() > 1 {
+                cx.out.push(AgentCommand::ReleaseMemory);
+            }
         }
         if finished && !was_finished {
             self.running -= 1;

@@ -128,6 +128,11 @@ impl Worker {
         }
     }
 
+    /// Not connected yet, and not given up.
+    pub(crate) fn is_connecting(&self) -> bool {
+        matches!(self.phase, Phase::Created | Phase::Connecting { .. })
+    }
+
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Finished)
     }

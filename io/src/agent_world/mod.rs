@@ -198,6 +198,7 @@ impl<A: AgentMachine, E: Effects, L: LogMachine> World<A> for AgentWorld<E, L> {
             AgentCommand::FlushMetrics => effects.flush_metrics(),
             AgentCommand::Health(health) => effects.health(&health),
             AgentCommand::NotifyWatchdog => effects.notify_watchdog(),
+            AgentCommand::ReleaseMemory => effects.release_memory(),
             AgentCommand::Call { id, call } => self.call(id, call),
             AgentCommand::OpenStream { id, stream } => self.open_stream(id, stream),
             AgentCommand::AbortCall { id } | AgentCommand::CloseStream { id } => {

@@ -49,8 +49,10 @@ pub struct End {
 /// # Errors
 /// The operating system refuses an event loop.
 pub fn run(config: ExecutorConfig, signals: Signals, status_file: Option<PathBuf>) -> io::Result<End> {
-    let runtime = ::tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    runtime.block_on(async {
+    let options = ::tokio::runtime::LocalOptions::default();
+    let runtime = ::tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build_local(options)?;
+    // A task among tasks: the future that a runtime blocks on is woken by system calls.
+    let job = async move {
         let mut world = Room {
             events: VecDeque::new(),
             begin: true,
@@ -66,7 +68,11 @@ pub fn run(config: ExecutorConfig, signals: Signals, status_file: Option<PathBuf
         let end = drive(&mut executor, &mut world, Clock::start()).await;
         world.screen.drained().await;
         Ok(end)
-    })
+    };
+    match runtime.block_on(async { ::tokio::task::spawn_local(job).await }) {
+        Ok(end) => end,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
 }
 
 /// Where the executor lives.

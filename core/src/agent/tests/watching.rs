@@ -166,3 +166,14 @@ fn one_failed_worker_of_several_stops_the_watchdog_for_good() {
     assert_eq!(notified(&w).last(), Some(&40.0));
     assert_eq!(w.logged("not sending systemd watchdog notification: worker 1 failed: CALL http://plane/v3: 500 Internal Server Error"), 6);
 }
+
+#[test]
+fn given_a_large_pool_when_the_last_worker_has_connected_or_given_up_then_memory_is_given_back_once() {
+    let released = |w: &World| -> Vec<f64> { w.trace.iter().filter(|(_, c)| *c == AgentCommand::ReleaseMemory).map(|(at, _)| t(*at)).collect() };
+    let pool = AgentConfig { spawn: 3, ..config() };
+    let w = World::new(pool.clone()).on("connect", |n, _| Answer::After(f64::from(n), ok())).run(100.0);
+    assert_eq!(released(&w), [3.0]);
+    let w = World::new(pool).on("connect", |n, _| Answer::After(2.0, if n == 2 { status(401) } else { ok() })).run(300.0);
+    assert_eq!(released(&w).len(), 1);
+    assert!(released(&World::new(config()).run(100.0)).is_empty(), "one worker makes no burst");
+}
