@@ -1,56 +1,47 @@
-//! What the server tells an agent to use is used: the header set on every later request (agent-api §2.4), the endpoint once a test
-//! of it succeeded (agent-api §7.3; start-and-worker §9.6); a job keeps what was in force when it was accepted.
+//! The header set that the server gave is on every later request; a job keeps the one that was in force when it was accepted
+//! (agent-api §2.4).
 
 use crate::invariants::Violation;
-use crate::trace::{Credential, ENDPOINT, Fact, Got, JobId, Op, Request, Said, Trace};
+use crate::trace::{Credential, Fact, Got, JobId, Op, Request, Said, Trace};
+use ibex_core::agent::OsSignal;
 use ibex_core::machine::Instant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// What one worker or job has to use, and what it had to use until this instant.
+/// What one worker or job has to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct InForce {
     headers: String,
-    endpoint: String,
     since: Instant,
-    before: Option<(String, String)>,
+    /// The set before, while it may still be the one: in the instant of the change, and after it where a stop of that instant may have
+    /// discarded the answer (start-and-worker §0.2, §9.11). The first request after it tells.
+    or: Option<String>,
 }
 
 impl InForce {
     fn new() -> InForce {
-        InForce { headers: String::new(), endpoint: ENDPOINT.into(), since: Instant::ZERO, before: None }
+        InForce { headers: String::new(), since: Instant::ZERO, or: None }
     }
 
-    fn changed(&mut self, at: Instant, headers: Option<&str>, endpoint: Option<&str>) {
-        if self.since < at || self.before.is_none() {
-            self.before = Some((self.headers.clone(), self.endpoint.clone()));
-        }
+    fn changed(&mut self, at: Instant, headers: &str) {
+        self.or = Some(std::mem::replace(&mut self.headers, headers.to_owned()));
         self.since = at;
-        self.headers = headers.unwrap_or(&self.headers).to_owned();
-        self.endpoint = endpoint.unwrap_or(&self.endpoint).to_owned();
     }
 
-    /// What was sent in the instant of a change may have been decided before it.
-    fn allows(&self, at: Instant, headers: &str, endpoint: Option<&str>) -> bool {
-        let fits = |h: &str, e: &str| h == headers && endpoint.is_none_or(|endpoint| endpoint == e);
-        fits(&self.headers, &self.endpoint) || (at == self.since && self.before.as_ref().is_some_and(|(h, e)| fits(h, e)))
+    /// A request that carries `carried`. `stopped`: the instants of stops. False: it may not.
+    fn sent(&mut self, at: Instant, carried: &str, stopped: &BTreeSet<Instant>) -> bool {
+        let before = self.or.as_deref() == Some(carried);
+        if at == self.since {
+            return before || self.headers == carried;
+        }
+        if let Some(or) = self.or.take().filter(|_| before && stopped.contains(&self.since)) {
+            self.headers = or;
+        }
+        self.headers == carried
     }
-}
-
-#[derive(Default)]
-struct Wire<'a> {
-    workers: BTreeMap<u32, InForce>,
-    jobs: BTreeMap<JobId, InForce>,
-    calls: BTreeMap<u64, &'a Request>,
-    /// An endpoint that the answer of this instant has named, by worker.
-    named: BTreeMap<u32, (Instant, &'a str)>,
-    /// Pings that test an endpoint.
-    tests: BTreeMap<u64, &'a str>,
 }
 
 /// Checks a whole run.
 pub fn check(trace: &Trace) -> Vec<Violation> {
-    let mut out = Vec::new();
-    let mut wire = Wire::default();
     let carried: BTreeMap<u64, &str> = trace
         .entries
         .iter()
@@ -59,77 +50,72 @@ pub fn check(trace: &Trace) -> Vec<Violation> {
             _ => None,
         })
         .collect();
+    let mut calls: BTreeMap<u64, &Request> = BTreeMap::new();
+    let (mut workers, mut jobs) = (BTreeMap::<u32, InForce>::new(), BTreeMap::<JobId, InForce>::new());
+    let stopped = stops(trace);
+    let mut out = Vec::new();
     for (i, e) in trace.entries.iter().enumerate() {
         match &e.fact {
             Fact::Sent(r) => {
+                calls.insert(r.call, r);
+                let in_force = match &r.credential {
+                    Credential::Worker(w) => Some(workers.entry(*w).or_insert_with(InForce::new)),
+                    Credential::Job(job) => jobs.get_mut(job),
+                    _ => None,
+                };
                 let carried = carried.get(&r.call).copied().unwrap_or_default();
-                if let Some(text) = wire.sent(e.at, r, carried) {
-                    out.push(Violation::at("H", i, text));
+                if let Some(in_force) = in_force
+                    && !in_force.sent(e.at, carried, &stopped)
+                {
+                    out.push(Violation::at("H", i, format!("{r}: it carries {carried:?}, in force is {:?}", in_force.headers)));
                 }
             }
-            Fact::Given { worker, headers } => {
-                wire.workers.entry(*worker).or_insert_with(InForce::new).changed(e.at, Some(headers), None);
+            Fact::Given { worker, headers } => workers.entry(*worker).or_insert_with(InForce::new).changed(e.at, headers),
+            Fact::Returned { call, got: Got::Answer { status: 200..=299, said: Said::Job(_), .. } } => {
+                if let Some(Request { credential: Credential::Worker(w), job: Some(job), .. }) = calls.get(call) {
+                    jobs.insert(job.clone(), workers.entry(*w).or_insert_with(InForce::new).clone());
+                }
             }
-            Fact::Returned { call, got } => wire.returned(e.at, *call, got),
             _ => {}
         }
     }
     out
 }
 
-impl<'a> Wire<'a> {
-    fn sent(&mut self, at: Instant, r: &'a Request, carried: &str) -> Option<String> {
-        self.calls.insert(r.call, r);
-        let in_force = match &r.credential {
-            Credential::Worker(w) => self.workers.entry(*w).or_insert_with(InForce::new).clone(),
-            Credential::Job(job) => self.jobs.get(job)?.clone(),
-            _ => return None,
-        };
-        if let (Credential::Worker(w), Op::Ping) = (&r.credential, r.op)
-            && let Some((_, endpoint)) = self.named.remove(w).filter(|(named, endpoint)| *named == at && *endpoint == r.endpoint)
-        {
-            self.tests.insert(r.call, endpoint);
-            return (!in_force.allows(at, carried, None)).then(|| format!("{r}: the test carries {carried:?}, given was {:?}", in_force.headers));
-        }
-        // The stream's path is not one of the endpoint.
-        let endpoint = (r.op != Op::Stream).then_some(r.endpoint);
-        (!in_force.allows(at, carried, endpoint)).then(|| {
-            let InForce { headers, endpoint, .. } = in_force;
-            format!("{r}: it carries {carried:?} to {}, in force are {headers:?} and {endpoint}", r.endpoint)
-        })
-    }
-
-    fn returned(&mut self, at: Instant, call: u64, got: &'a Got) {
-        let Some(r) = self.calls.get(&call) else { return };
-        let Credential::Worker(w) = r.credential else { return };
-        let Got::Answer { status: 200..=299, said, .. } = got else { return };
-        let in_force = self.workers.entry(w).or_insert_with(InForce::new);
-        match (said, &r.job) {
-            (Said::Ping { .. }, _) if self.tests.contains_key(&call) => in_force.changed(at, None, Some(self.tests[&call])),
-            (Said::Ping { endpoint, .. }, _) if !endpoint.is_empty() && *endpoint != in_force.endpoint => {
-                self.named.insert(w, (at, endpoint));
+/// When a signal or a rejected heartbeat stopped somebody.
+fn stops(trace: &Trace) -> BTreeSet<Instant> {
+    let mut beats = BTreeSet::new();
+    let mut out = BTreeSet::new();
+    for e in &trace.entries {
+        match &e.fact {
+            Fact::Sent(r) if r.op == Op::Heartbeat => {
+                beats.insert(r.call);
             }
-            (Said::Job(_), Some(job)) => {
-                self.jobs.insert(job.clone(), in_force.clone());
+            Fact::Returned { call, got: Got::Answer { status: 400..=499, .. } } if beats.contains(call) => {
+                out.insert(e.at);
+            }
+            Fact::AgentSignal(OsSignal::Term | OsSignal::Int | OsSignal::Quit) => {
+                out.insert(e.at);
             }
             _ => {}
         }
     }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::{OTHER_ENDPOINT, Payload};
+    use crate::trace::{ENDPOINT, Payload};
 
     #[derive(Default)]
     struct Told(Trace, u64);
 
     impl Told {
-        fn sent(mut self, ms: u64, who: Credential, op: Op, endpoint: &'static str, headers: &str) -> Told {
+        fn sent(mut self, ms: u64, who: Credential, op: Op, headers: &str) -> Told {
             self.1 += 1;
             let job = (op != Op::Ping).then(|| "J".into());
-            let request = Request { call: self.1, credential: who, op, job, endpoint, payload: Payload::None };
+            let request = Request { call: self.1, credential: who, op, job, endpoint: ENDPOINT, payload: Payload::None };
             self.0.push(Instant::from_millis(ms), Fact::Sent(request));
             if !headers.is_empty() {
                 self.0.push(Instant::from_millis(ms), Fact::Carried { call: self.1, headers: headers.into() });
@@ -148,8 +134,8 @@ mod tests {
             self
         }
 
-        fn ping(self, ms: u64, endpoint: &'static str, headers: &str) -> Told {
-            self.sent(ms, Credential::Worker(1), Op::Ping, endpoint, headers)
+        fn ping(self, ms: u64, headers: &str) -> Told {
+            self.sent(ms, Credential::Worker(1), Op::Ping, headers)
         }
 
         fn breaks(&self) -> usize {
@@ -157,35 +143,31 @@ mod tests {
         }
     }
 
-    fn names(endpoint: &str) -> Said {
-        Said::Ping { action: String::new(), job: None, endpoint: endpoint.into() }
-    }
-
     #[test]
     fn a_request_without_the_headers_that_were_given_is_seen() {
         let given = || Told::default().given(100, "Buildkite-Sim: 1");
-        assert_eq!(given().ping(200, ENDPOINT, "Buildkite-Sim: 1").breaks(), 0);
-        assert_eq!(given().ping(200, ENDPOINT, "").breaks(), 1);
-        assert_eq!(given().given(150, "").ping(200, ENDPOINT, "Buildkite-Sim: 1").breaks(), 1, "an empty set clears");
+        assert_eq!(given().ping(200, "Buildkite-Sim: 1").breaks(), 0);
+        assert_eq!(given().ping(200, "").breaks(), 1);
+        assert_eq!(given().given(150, "").ping(200, "Buildkite-Sim: 1").breaks(), 1, "an empty set clears");
     }
 
     #[test]
     fn a_job_keeps_the_headers_of_its_accept() {
         let job = |headers| {
-            let accepted =
-                Told::default().given(100, "a").sent(200, Credential::Worker(1), Op::Accept, ENDPOINT, "a").said(220, Said::Job("J".into()));
-            accepted.given(300, "b").sent(400, Credential::Job("J".into()), Op::Start, ENDPOINT, headers)
+            let accepted = Told::default().given(100, "a").sent(200, Credential::Worker(1), Op::Accept, "a").said(220, Said::Job("J".into()));
+            accepted.given(300, "b").sent(400, Credential::Job("J".into()), Op::Start, headers)
         };
         assert_eq!((job("a").breaks(), job("b").breaks()), (0, 1));
     }
 
     #[test]
-    fn an_endpoint_is_in_force_after_its_test_and_not_before() {
-        let named = || Told::default().ping(100, ENDPOINT, "").said(120, names(OTHER_ENDPOINT));
-        let tested = || named().ping(120, OTHER_ENDPOINT, "");
-        assert_eq!(tested().said(140, names("")).ping(900, OTHER_ENDPOINT, "").breaks(), 0);
-        assert_eq!(tested().said(140, names("")).ping(900, ENDPOINT, "").breaks(), 1, "it moved");
-        assert_eq!(tested().ping(900, ENDPOINT, "").breaks(), 0, "the test got no answer");
-        assert_eq!(named().ping(900, OTHER_ENDPOINT, "").breaks(), 1, "it was not tested");
+    fn a_set_whose_answer_a_stop_of_that_instant_discarded_is_not_in_force() {
+        let stop = |ms| {
+            let mut told = Told::default().given(100, "a").ping(150, "a").given(200, "b");
+            told.0.push(Instant::from_millis(ms), Fact::AgentSignal(OsSignal::Term));
+            told.ping(900, "a")
+        };
+        assert_eq!((stop(200).breaks(), stop(300).breaks()), (0, 1));
+        assert_eq!(stop(200).ping(950, "b").breaks(), 1, "it was discarded");
     }
 }

@@ -27,6 +27,9 @@ enum Moment {
 fn check(v: &View<'_>, out: &mut Vec<Violation>) {
     for worker in 1..=v.setup.workers {
         let mut in_force: String = ENDPOINT.to_owned();
+        // The one before, where a stop came in the instant of the test's answer: it may have come first, and the answer is discarded then
+        // (start-and-worker §0.2, §9.11). The next request tells.
+        let mut or_before: Option<String> = None;
         // The answer that named an endpoint, and is to be tested.
         let mut named: Option<(String, Option<JobId>)> = None;
         let mut testing: Option<(u64, Option<JobId>)> = None;
@@ -45,6 +48,7 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
                     testing = named.take().map(|(_, job)| (c.request.call, job));
                 }
                 (Moment::Sent, op) => {
+                    in_force = or_before.take().filter(|before| before == c.request.endpoint).unwrap_or(in_force);
                     if *c.request.endpoint != in_force {
                         out.push(Violation::at("endpoint", c.sent, format!("{}: the endpoint in force is {in_force}", c.request)));
                     }
@@ -55,8 +59,9 @@ fn check(v: &View<'_>, out: &mut Vec<Violation>) {
                 (Moment::Returned, Op::Ping) => {
                     let test = testing.take_if(|(call, _)| *call == c.request.call);
                     match (c.returned, test) {
-                        (Some((_, _, Got::Answer { status: 200..=299, said: Said::Ping { job, endpoint, .. }, .. })), test) => {
+                        (Some((_, at, Got::Answer { status: 200..=299, said: Said::Ping { job, endpoint, .. }, .. })), test) => {
                             if test.is_some() {
+                                or_before = v.stop(worker).filter(|(_, stopped)| *stopped == at).map(|_| in_force.clone());
                                 c.request.endpoint.clone_into(&mut in_force);
                             } else if !endpoint.is_empty() && *endpoint != in_force {
                                 named = Some((endpoint.clone(), job.clone()));
@@ -148,5 +153,12 @@ mod tests {
             }),
         )
         .breaks(INVARIANT);
+    }
+
+    #[test]
+    fn a_stop_in_the_instant_of_the_answer_may_discard_it_and_a_later_one_may_not() {
+        let stopped = |ms| tested(200).signal(ms, "TERM").sent(ms, 90, "disconnect", "w1", "").got(ms + 20, 90, 200);
+        stopped(1_020).holds(INVARIANT);
+        stopped(1_520).breaks(INVARIANT);
     }
 }
