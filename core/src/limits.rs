@@ -25,6 +25,8 @@ pub const REDACTION_HELD_BYTES: usize = 1024 * 1024;
 pub const CHUNKS_IN_FLIGHT: usize = 3;
 /// Chunk size used when the job names none (job-runner §1).
 pub const CHUNK_BYTES_DEFAULT: u64 = 102_400;
+/// Largest chunk size that is believed. Beyond it: this one is used, as smaller chunks are always allowed.
+pub const CHUNK_BYTES_MAX: u64 = 1 << 30;
 /// Log size after which one warning is logged, when the job names none.
 pub const LOG_SIZE_WARNING_BYTES: u64 = 1 << 30;
 /// Bytes inside one escape sequence after which the parser counts it as ended (job-runner §6.4).

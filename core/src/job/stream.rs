@@ -11,7 +11,7 @@ pub(super) fn log_config(start: &JobStart, copy: Option<String>, seed: u64, conf
     let job = &start.job;
     let or = |value: u64, default: u64| if value == 0 { default } else { value };
     // W2: without a chunk size the reference starts the job and never finishes it.
-    let chunk_bytes = or(job.chunks_max_size_bytes, limits::CHUNK_BYTES_DEFAULT);
+    let chunk_bytes = or(job.chunks_max_size_bytes, limits::CHUNK_BYTES_DEFAULT).min(limits::CHUNK_BYTES_MAX);
     LogConfig {
         job: start.owner,
         job_id: job.id.clone(),

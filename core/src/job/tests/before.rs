@@ -135,12 +135,15 @@ fn w2_a_job_without_a_chunk_size_gets_the_default_and_a_warning() {
 
 #[test]
 fn the_log_buffer_holds_at_least_eight_chunks() {
-    let mut accepted = job(&[]);
-    accepted.chunks_max_size_bytes = 100 << 20;
-    let mut b = Bench::new(config(), Bench::start(accepted));
-    b.files().started();
-    let log = b.trace.iter().find_map(|(_, c)| if let AgentCommand::LogBegin { config, .. } = c { Some(config.clone()) } else { None }).unwrap();
-    assert_eq!(log.buffer_bytes, 800 << 20);
+    // A size that is no size is cut to one that can be counted with.
+    for (size, chunk, buffer) in [(100 << 20, 100 << 20, 800 << 20), (u64::MAX, limits::CHUNK_BYTES_MAX, limits::CHUNK_BYTES_MAX * 8)] {
+        let mut accepted = job(&[]);
+        accepted.chunks_max_size_bytes = size;
+        let mut b = Bench::new(config(), Bench::start(accepted));
+        b.files().started();
+        let log = b.trace.iter().find_map(|(_, c)| if let AgentCommand::LogBegin { config, .. } = c { Some(config.clone()) } else { None }).unwrap();
+        assert_eq!((log.chunk_bytes, log.buffer_bytes), (chunk, buffer));
+    }
 }
 
 #[test]
