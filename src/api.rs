@@ -163,21 +163,30 @@ impl Client {
 
     async fn attempt(&self, call: &ApiCall) -> Outcome {
         let request = encode(call, &self.user_agent);
-        let clock = Clock::start();
-        if let Some(log) = &self.http_log {
-            log.sending(&request);
-        }
-        let response = match tokio::time::timeout(call.limit, self.follow(request.clone())).await {
-            Ok(response) => response,
-            Err(_) => {
-                let cause = format!("no complete response within {}", duration_text(call.limit));
-                Err(transport_error(TransportKind::Timeout, request.method, &request.url, &cause))
+        let exchange = async {
+            match tokio::time::timeout(call.limit, self.follow(request.clone())).await {
+                Ok(response) => response,
+                Err(_) => {
+                    let cause = format!("no complete response within {}", duration_text(call.limit));
+                    Err(transport_error(TransportKind::Timeout, request.method, &request.url, &cause))
+                }
             }
         };
-        if let Some(log) = &self.http_log {
-            log.answered(&request, &response, clock.now().since(Instant::ZERO));
-        }
+        let response = self.observed(&request, exchange).await;
         decode(&call.operation, &request, response)
+    }
+
+    /// An exchange that is shown in the log at debug level, one with a storage too (agent-api §18).
+    pub(crate) async fn observed<T>(&self, request: &RawRequest, exchange: T) -> Result<RawResponse, TransportError>
+    where
+        T: Future<Output = Result<RawResponse, TransportError>>,
+    {
+        let Some(log) = &self.http_log else { return exchange.await };
+        let clock = Clock::start();
+        log.sending(request);
+        let response = exchange.await;
+        log.answered(request, &response, clock.now().since(Instant::ZERO));
+        response
     }
 
     async fn follow(&self, mut request: RawRequest) -> Result<RawResponse, TransportError> {

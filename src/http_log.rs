@@ -44,14 +44,20 @@ impl HttpObserver for HttpLog {
     fn sending(&self, request: &RawRequest) {
         let what = format!("{} {}", request.method, request.url);
         self.log.at(Level::Debug, &what);
-        self.dump(&what, &request.headers, request.body.as_deref());
+        let all = request.headers.iter().map(|(n, v)| (*n, v.clone())).chain(request.extra_headers.iter().map(|(n, v)| (n.as_str(), v.clone())));
+        self.dump(&what, &all.collect::<Vec<_>>(), request.body.as_deref());
     }
 
     fn answered(&self, request: &RawRequest, answer: &Result<RawResponse, TransportError>, took: Duration) {
         let took = duration_text(took);
         let what = format!("{} {}", request.method, request.url);
         if let Ok(r) = answer {
-            self.log.write(Level::Debug, None, &format!("↳ {what}"), &[("status", r.status.to_string()), ("Δ", took.clone())]);
+            self.log.write(
+                Level::Debug,
+                None,
+                &format!("↳ {what}"),
+                &[("proto", r.proto.to_owned()), ("status", r.status.to_string()), ("Δ", took.clone())],
+            );
             self.dump(&format!("{} {what}", r.status), &r.headers, Some(&r.body));
         }
         if self.trace {

@@ -83,8 +83,16 @@ fn notices_stand_before_the_output_of_a_job_that_runs() {
 fn refusals_are_one_line_each() {
     each(
         [
-            (&["--enable-environment-variable-allowlist", "--allowed-environment-variables", "^FOO$"][..], ("ODD", "1"), "failed to validate environment variables: ODD has no match in [^BUILDKITE$ ^BUILDKITE_.*$ ^CI$ ^FOO$]\n"),
-            (&["--allowed-plugins", "^good$"], ("BUILDKITE_PLUGINS", r#"[{"docker#v1": null}]"#), "failed to validate plugins: github.com/buildkite-plugins/docker-buildkite-plugin#v1 has no match in [^good$]\n"),
+            (
+                &["--enable-environment-variable-allowlist", "--allowed-environment-variables", "^FOO$"][..],
+                ("ODD", "1"),
+                "failed to validate environment variables: ODD has no match in [^BUILDKITE$ ^BUILDKITE_.*$ ^CI$ ^FOO$]\n",
+            ),
+            (
+                &["--allowed-plugins", "^good$"],
+                ("BUILDKITE_PLUGINS", r#"[{"docker#v1": null}]"#),
+                "failed to validate plugins: github.com/buildkite-plugins/docker-buildkite-plugin#v1 has no match in [^good$]\n",
+            ),
             (&[], ("BUILDKITE_PLUGINS", "{oops"), "failed to validate plugins: failed to unmarshal plugins for validation: "),
         ],
         |(args, variable, line)| {
@@ -340,7 +348,8 @@ fn header_times_stop_where_the_endpoint_does_not_exist() {
     let (work, plane) = (dir(), Plane::start());
     plane.rule("POST", "/header_times", 100, Act::Status(404));
     let job = edited(&plane, work.path(), &[], |_| {});
-    let script = "#!/bin/sh\necho '--- one'\necho text\nuntil [ -e \"$DIR/go\" ]; do sleep 0.05; done\nprintf '\\033[33m+++ two\\033[0m\\n^^^ +++\\nlast'\n";
+    let script =
+        "#!/bin/sh\necho '--- one'\necho text\nuntil [ -e \"$DIR/go\" ]; do sleep 0.05; done\nprintf '\\033[33m+++ two\\033[0m\\n^^^ +++\\nlast'\n";
     let agent = Setup::script(script).arg(&["--no-pty", "--timestamp-lines"]).start(&plane, work.path());
     agent.wait_text("Buildkite rejected the header times (POST ");
     std::fs::write(work.path().join("go"), "").unwrap();
@@ -372,4 +381,41 @@ fn limits_beyond_all_measure_are_survived() {
     let _agent = Setup::script("#!/bin/sh\necho hello\n").arg(&["--no-pty"]).start(&plane, work.path());
     let done = plane.wait_finish(&job);
     assert_eq!((done.text().as_str(), result(&done)), ("hello\n", (Some("0"), None, None)));
+}
+
+/// agent-api §18: at debug level every call is shown, with its protocol; the dumps hold headers and bodies, and no credential.
+#[test]
+fn debug_shows_every_call_and_no_credential() {
+    let (work, plane) = (dir(), Plane::start());
+    let registration = json!({"id": "agent-1", "name": "n", "access_token": "session-secret", "ping_interval": 1, "job_status_interval": 1,
+        "heartbeat_interval": 60, "request_headers": {"Buildkite-Hello": "world"}});
+    plane.rule("POST", "/register", 1, Act::Json(registration));
+    let job = edited(&plane, work.path(), &[], |body| body["token"] = "job-secret".into());
+    let script = "#!/bin/sh\necho \"$BUILDKITE_AGENT_DEBUG $BUILDKITE_AGENT_DEBUG_HTTP $BUILDKITE_REQUEST_HEADER_BUILDKITE_HELLO\"\n";
+    let agent = Setup::script(script).arg(&["--no-pty", "--debug", "--debug-http", "--trace-http", "--ping-mode", "auto"]).start(&plane, work.path());
+    let done = plane.wait_finish(&job);
+    assert_eq!(done.text(), "true true world\n");
+    agent.wait_text("Finished job at ");
+    let text = agent.text();
+    let calls = [
+        "/register",
+        "/connect",
+        "/ping",
+        "/accept",
+        "/start",
+        "/chunks?sequence=1&offset=0&size=",
+        "/finish",
+        "/agentedge.v1.AgentEdgeService/StreamPings",
+    ];
+    for call in calls {
+        let answered = text.lines().find(|l| l.contains("↳ ") && l.contains(call)).unwrap_or_else(|| panic!("{call}: {text}"));
+        assert!(answered.contains("proto=HTTP/1.1 status=") && answered.contains(" Δ="), "{answered}");
+    }
+    assert!(text.contains("Server-specified request header: Buildkite-Hello: world"), "{text}");
+    assert!(text.contains("\nBuildkite-Hello: world"), "dumps have the headers of the server: {text}");
+    assert!(text.contains("\"exit_status\":\"0\""), "dumps have bodies: {text}");
+    assert!(text.contains("HTTP Timing Trace"));
+    for secret in ["session-secret", "job-secret", "registration-token"] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
 }

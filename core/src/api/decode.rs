@@ -198,7 +198,7 @@ mod tests {
 
     fn answer(status: u16, content_type: &str, body: &str) -> Result<RawResponse, TransportError> {
         let headers = if content_type.is_empty() { vec![] } else { vec![("content-type".into(), content_type.into())] };
-        Ok(RawResponse { status, headers, body: Bytes::copy_from_slice(body.as_bytes()), url: "http://h/v3/x".into() })
+        Ok(RawResponse { proto: "HTTP/1.1", status, headers, body: Bytes::copy_from_slice(body.as_bytes()), url: "http://h/v3/x".into() })
     }
 
     #[test]

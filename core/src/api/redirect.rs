@@ -24,7 +24,7 @@ pub fn redirect(request: &RawRequest, response: &RawResponse) -> Hop {
     let location = response.headers.iter().find(|(n, _)| n == "location").map(|(_, v)| v.trim());
     let Some(url) = location.filter(|l| !l.is_empty()).and_then(|l| resolve(&request.url, l)) else { return Hop::Stay };
     let mut next = request.clone();
-    if !origin(&url).eq_ignore_ascii_case(origin(&request.url)) {
+    if !same_origin(&url, &request.url) {
         next.headers.retain(|(name, _)| *name != "authorization");
     }
     if response.status < 307 && !matches!(next.method, "GET" | "HEAD") {
@@ -34,6 +34,18 @@ pub fn redirect(request: &RawRequest, response: &RawResponse) -> Hop {
     }
     next.url = url;
     Hop::Follow(Box::new(next))
+}
+
+/// Whether scheme, host and port are the same; a default port may be written out, and user information is no part of it.
+fn same_origin(a: &str, b: &str) -> bool {
+    let parts = |url: &str| {
+        let origin = origin(url).to_ascii_lowercase();
+        let (scheme, authority) = origin.split_once("://")?;
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let default = if scheme == "https" { ":443" } else { ":80" };
+        Some((scheme.to_owned(), host.strip_suffix(default).unwrap_or(host).to_owned()))
+    };
+    parts(a).is_some_and(|a| parts(b) == Some(a))
 }
 
 /// Resolves `location` against `base`; only http and https. Escapes are left as they are.
@@ -102,7 +114,7 @@ mod tests {
             body: Some(Bytes::from_static(b"{}")),
         };
         let headers = if location.is_empty() { vec![] } else { vec![("location".to_owned(), location.to_owned())] };
-        match redirect(&request, &RawResponse { status, headers, body: Bytes::new(), url: request.url.clone() }) {
+        match redirect(&request, &RawResponse { proto: "HTTP/1.1", status, headers, body: Bytes::new(), url: request.url.clone() }) {
             Hop::Stay => None,
             Hop::Follow(next) => Some(*next),
         }
@@ -133,6 +145,17 @@ mod tests {
         assert!(has_token("HTTP://H:1/x"));
         for elsewhere in ["https://h:1/x", "http://h:2/x", "http://other:1/x"] {
             assert!(!has_token(elsewhere), "{elsewhere}");
+        }
+        for (a, b, same) in [
+            ("https://h/x", "https://H:443/y", true),
+            ("http://h:80", "http://h/y", true),
+            ("http://u:p@h/x", "http://h/y", true),
+            ("https://h:80/x", "https://h/y", false),
+            ("http://[::1]:80/x", "http://[::1]/y", true),
+            ("http://h@evil/x", "http://h/y", false),
+            ("http://h/x", "https://h/x", false),
+        ] {
+            assert_eq!(same_origin(a, b), same, "{a} {b}");
         }
     }
 

@@ -502,6 +502,8 @@ impl Outcome {
 /// A raw HTTP response as the transport hands it over, body read whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawResponse {
+    /// Protocol as a status line writes it: `HTTP/1.1`, `HTTP/2.0`.
+    pub proto: &'static str,
     /// HTTP status.
     pub status: u16,
     /// Headers in order of arrival; names lower case.

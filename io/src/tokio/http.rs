@@ -86,7 +86,8 @@ impl Http {
         let (response, _) = self.send(request).await.map_err(|(error, _)| error)?;
         let (head, body) = response.into_parts();
         let name = format!("{} {}", request.method, request.url);
-        Ok(HttpStream { status: head.status.as_u16(), headers: headers(&head.headers), body, name })
+        let proto = proto(head.version);
+        Ok(HttpStream { proto, status: head.status.as_u16(), headers: headers(&head.headers), body, name })
     }
 
     /// The response's head, and how many answers its connection had brought before.
@@ -137,11 +138,19 @@ impl Http {
 /// A response whose body arrives in frames. Dropping it closes the exchange.
 #[derive(Debug)]
 pub struct HttpStream {
+    proto: &'static str,
     status: u16,
     headers: Vec<(String, String)>,
     body: Incoming,
     /// Method and URL, for error texts.
     name: String,
+}
+
+impl HttpStream {
+    /// The response without its body.
+    pub(super) fn head(&self, request: &RawRequest) -> RawResponse {
+        RawResponse { proto: self.proto, status: self.status, headers: self.headers.clone(), body: Bytes::new(), url: request.url.clone() }
+    }
 }
 
 impl Streaming for HttpStream {
@@ -168,7 +177,17 @@ impl Streaming for HttpStream {
 async fn whole(response: Response<Incoming>, request: &RawRequest) -> Result<RawResponse, TransportError> {
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(|e| transport_error(classify(&e), request.method, &request.url, &cause(&e)))?.to_bytes();
-    Ok(RawResponse { status: head.status.as_u16(), headers: headers(&head.headers), body, url: request.url.clone() })
+    let proto = proto(head.version);
+    Ok(RawResponse { proto, status: head.status.as_u16(), headers: headers(&head.headers), body, url: request.url.clone() })
+}
+
+/// A version as status lines write it.
+pub(super) fn proto(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_10 => "HTTP/1.0",
+        http::Version::HTTP_2 => "HTTP/2.0",
+        _ => "HTTP/1.1",
+    }
 }
 
 /// Names are lower case already; values that are not text are read as far as they are.

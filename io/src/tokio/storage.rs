@@ -135,12 +135,12 @@ impl Storage {
         };
         let mut response = message.body(reqwest::Body::wrap_stream(body.into_stream())).send().await.map_err(classify)?;
         let headers = response.headers().iter().map(|(n, v)| (n.as_str().to_owned(), String::from_utf8_lossy(v.as_bytes()).into_owned())).collect();
-        let (status, url) = (response.status().as_u16(), response.url().to_string());
+        let (proto, status, url) = (super::http::proto(response.version()), response.status().as_u16(), response.url().to_string());
         let mut answer = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(classify)? {
             let room = ANSWER_BYTES - answer.len().min(ANSWER_BYTES);
             answer.extend_from_slice(&chunk[..chunk.len().min(room)]);
         }
-        Ok(RawResponse { status, headers, body: answer.into(), url })
+        Ok(RawResponse { proto, status, headers, body: answer.into(), url })
     }
 }

@@ -108,8 +108,20 @@ impl Effects for TokioWorld {
     }
 
     fn stream(&self, request: RawRequest) -> impl Future<Output = Result<HttpStream, TransportError>> + 'static {
-        let http = self.0.parts.http.clone();
-        async move { http.stream(&request).await }
+        let (http, observer) = (self.0.parts.http.clone(), self.0.parts.http_observer.clone());
+        async move {
+            let Some(observer) = observer else { return http.stream(&request).await };
+            observer.sending(&request);
+            let clock = Clock::start();
+            let opened = http.stream(&request).await;
+            // The head is the answer: the body goes on for as long as the stream does.
+            let answer = match &opened {
+                Ok(stream) => Ok(stream.head(&request)),
+                Err(error) => Err(error.clone()),
+            };
+            observer.answered(&request, &answer, clock.now().since(Instant::ZERO));
+            opened
+        }
     }
 
     fn compress(&self, pieces: Vec<Bytes>) -> impl Future<Output = Bytes> + 'static {

@@ -177,7 +177,7 @@ async fn send(world: &World, request: &RawRequest) -> Result<http::Response<Inco
 async fn whole(world: &World, request: &RawRequest) -> Result<RawResponse, TransportError> {
     let (head, body) = send(world, request).await?.into_parts();
     let body = body.collect().await.map_err(|e| transport_error(class(&e), request.method, &request.url, &cause(&e)))?.to_bytes();
-    Ok(RawResponse { status: head.status.as_u16(), headers: headers(&head.headers), body, url: request.url.clone() })
+    Ok(RawResponse { proto: "HTTP/1.1", status: head.status.as_u16(), headers: headers(&head.headers), body, url: request.url.clone() })
 }
 
 fn headers(map: &http::HeaderMap) -> Vec<(String, String)> {

@@ -63,7 +63,7 @@ pub(super) async fn send(client: &Client, storage: &Storage, artifact: &Artifact
             (request(client, &action.method, action.url.clone(), artifact.content_type.clone(), body.len())?, body)
         }
     };
-    let response = storage.send(&request, body).await.map_err(|e| e.text)?;
+    let response = client.observed(&request, storage.send(&request, body)).await.map_err(|e| e.text)?;
     let text = || String::from_utf8_lossy(&response.body).into_owned();
     let good = (200..300).contains(&response.status);
     match unit {
