@@ -15,6 +15,7 @@ mod pty;
 mod signals;
 mod spawn;
 mod storage;
+mod watchdog;
 mod world;
 
 pub use dial::{CONNECT, HANDSHAKE};

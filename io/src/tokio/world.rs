@@ -216,7 +216,8 @@ impl Effects for TokioWorld {
     }
 
     fn notify_watchdog(&self) {
-        if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]) {
+        let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
+        if let Err(e) = super::watchdog::notify(&address) {
             let text = format!("Failed to notify the systemd watchdog: {e}");
             self.log(&AgentLog { level: Level::Warn, worker: None, text, fields: Vec::new() });
         }
