@@ -162,7 +162,12 @@ impl Line<'_> {
         let message = self.text;
         let _ = if colors {
             let (level, text) = level_colors(self.level);
-            write!(out, "\x1b[{level}m{head}\x1b[0m {prefix}\x1b[{text}m{message}\x1b[0m")
+            let _ = write!(out, "\x1b[{level}m{head}\x1b[0m {prefix}\x1b[{text}m");
+            // The sign of a lifecycle hook's prompt is grey (start-and-worker §3).
+            match message.strip_prefix("$ ").filter(|_| hook.is_some()) {
+                Some(path) => write!(out, "\x1b[90m$\x1b[0m {path}\x1b[0m"),
+                None => write!(out, "{message}\x1b[0m"),
+            }
         } else {
             write!(out, "{head} {prefix}{message}")
         };
@@ -291,6 +296,18 @@ mod tests {
         let mut out = String::new();
         Line { worker: None, ..line(Level::Info, &fields) }.text(&now(), false, &mut out);
         assert_eq!(out, "2026-11-24 17:05:09 INFO   agent-startup Hello\n");
+    }
+
+    #[test]
+    fn the_sign_of_a_hooks_prompt_is_grey_unless_there_are_no_colours() {
+        let fields = [("hook", "agent-startup".to_owned())];
+        let prompt = Line { worker: None, text: "$ /h/agent-startup", ..line(Level::Info, &fields) };
+        let mut out = String::new();
+        prompt.text(&now(), true, &mut out);
+        assert!(out.ends_with(" agent-startup \x1b[0m\x1b[90m$\x1b[0m /h/agent-startup\x1b[0m\n"), "{out:?}");
+        out.clear();
+        prompt.text(&now(), false, &mut out);
+        assert!(out.ends_with(" agent-startup $ /h/agent-startup\n"), "{out:?}");
     }
 
     #[test]

@@ -48,7 +48,13 @@ fn given_a_bad_option_then_its_row_of_the_specification_is_the_last_line_and_not
         (&["-ping-mode=x"], "invalid ping mode \"x\", must be one of [auto poll-only ping-only stream-only]"),
         (&["--spawn-with-priority=true"], "invalid spawn-with-priority, must be one of [static ascending descending]"),
         (&["--checkout-override-mode=x"], "invalid checkout-override mode \"x\", must be one of [strict from-job none]"),
+        (
+            &["--verification-jwks-file=x", "--verification-failure-behavior=x"],
+            "invalid job verification no signature behavior \"x\". Must be one of: [block warn]",
+        ),
         (&["--cancel-signal=TERM"], "failed to parse cancel-signal: unknown signal \"TERM\""),
+        (&["--cancel-signal-timeout=-1s"], "invalid cancel-signal-timeout: it must not be negative"),
+        (&["--cancel-cleanup-timeout=-1ms"], "invalid cancel-cleanup-timeout: it must not be negative"),
         (&["--spawn=2", "--spawn-per-cpu=1"], "you can't specify spawn and spawn-per-cpu at the same time"),
         (&["--spawn=2", "--acquire-job=j"], "you can't spawn multiple agents and acquire a job at the same time"),
         (&["--spawn=0"], "invalid spawn 0, must be at least 1"),
@@ -76,11 +82,50 @@ fn given_a_fatal_row_then_it_is_one_log_line() {
         (&["--queue=a", "--tags=queue=b"][..], "Queue must be present in only one of the --tags or the --queue flags"),
         (&["--allowed-environment-variables=^A"], "allowed-environment-variables is set, but enable-environment-variable-allowlist is not set"),
         (&["--profile=x"], "Unknown profile mode \"x\""),
+        (
+            &["--enable-environment-variable-allowlist", "--allowed-environment-variables=("],
+            "Regex ( in allowed-environment-variables failed to compile: error: unclosed group",
+        ),
+        (&["--allowed-repositories=a("], "Regex a( is allowed-repositories failed to compile: error: unclosed group"),
+        (&["--allowed-plugins=a("], "Regex a( in allowed-plugins failed to compile: error: unclosed group"),
+        (
+            &["--verification-jwks-file=/nowhere"],
+            "Verification JWKS failed validation: failed to read job verification keyset: open /nowhere: No such file or directory",
+        ),
+        (
+            &["--signing-jwks-file=/nowhere"],
+            "Signing JWKS failed validation: failed to read job signing keyset: open /nowhere: No such file or directory",
+        ),
     ] {
         let (code, err, _, requests) = start(args);
         let last = err.lines().last().unwrap_or_default();
         assert!(last.contains(" FATAL  ") && last.ends_with(text), "{args:?}: {err}");
         assert_eq!((code, requests), (Some(1), 0));
+    }
+}
+
+#[test]
+fn given_restrictions_then_each_is_told_before_registration_also_one_that_another_implies() {
+    for (args, lines) in [
+        (&["--no-plugins"][..], &["Plugins have been disabled"][..]),
+        (&["--no-local-hooks"], &["Plugins have been disabled"]),
+        (&["--no-command-eval"], &["Evaluating console commands has been disabled", "Plugins have been disabled"]),
+        (&["--no-command-eval", "--no-plugins=false"], &["Evaluating console commands has been disabled"]),
+        (&["--no-ssh-keyscan"], &["Automatic ssh-keyscan has been disabled"]),
+        (&["--no-pty"], &["Running builds within a pseudoterminal (PTY) has been disabled"]),
+        (&["--disconnect-after-job"], &["Agents will disconnect after a job run has completed"]),
+        (&["--disconnect-after-idle-timeout=90"], &["Agents will disconnect after 1m30s of inactivity"]),
+        (&["--disconnect-after-uptime=3600"], &["Agents will disconnect after 1h0m0s of uptime and shut down after any running jobs complete"]),
+        (&["--allowed-repositories=a,b.*"], &["Allowed repositories patterns: [a b.*]"]),
+        (&["--allowed-plugins=a"], &["Allowed plugins patterns: [a]"]),
+        (&["--disconnect-after-idle-timeout=-1", "--disconnect-after-uptime=0"], &[]),
+    ] {
+        let (_, err, _, _) = start(args);
+        let (before, _) = err.split_once("INFO   Registering agent with Buildkite...").expect("it registers");
+        let told: Vec<&str> = before.lines().filter_map(|l| l.split_once(" INFO   ")).map(|(_, text)| text).collect();
+        let others = ["Connecting to custom endpoint ", "Build Path doesn't exist, creating it "];
+        let told: Vec<&str> = told.into_iter().filter(|t| !others.iter().any(|o| t.starts_with(o))).collect();
+        assert_eq!(told, lines, "{args:?}: {err}");
     }
 }
 

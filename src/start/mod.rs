@@ -58,7 +58,7 @@ fn start(leaf: &'static Leaf, parsed: Parsed) -> Result<u8, Failure> {
     let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
     let checked = check::options(values, &process_env, cpus, &log)?;
     surroundings::descriptors(checked.spawn)?;
-    info_lines(values, &log);
+    info_lines(values, checked.plugins_enabled, &log);
     let tags = tags::collect(values, &log)?;
     surroundings::build_path(values.text("build-path"), &log)?;
     let shim = surroundings::Shim::make(&exe)
@@ -109,20 +109,21 @@ fn report_loading(loaded: &Loaded, log: &Logger) {
 }
 
 /// What is said before registration (start-flags §3, end; start-and-worker S8).
-fn info_lines(values: &Values, log: &Logger) {
+fn info_lines(values: &Values, plugins_enabled: bool, log: &Logger) {
     log.at(Level::Notice, format!("Starting {} v{} with PID: {}", crate::cli::NAME, version::VERSION, std::process::id()));
     let endpoint = values.text("endpoint");
     if endpoint != DEFAULT_ENDPOINT {
         log.info(format!("Connecting to custom endpoint {}", config::without_password(endpoint)));
     }
-    for (option, text) in [
-        ("no-ssh-keyscan", "Automatic ssh-keyscan has been disabled"),
-        ("no-command-eval", "Evaluating console commands has been disabled"),
-        ("no-plugins", "Plugins have been disabled"),
-        ("no-pty", "Running builds within a pseudoterminal (PTY) has been disabled"),
-        ("disconnect-after-job", "Agents will disconnect after a job run has completed"),
+    for (applies, text) in [
+        (values.bool("no-ssh-keyscan"), "Automatic ssh-keyscan has been disabled"),
+        (values.bool("no-command-eval"), "Evaluating console commands has been disabled"),
+        // Also when another restriction implies it (§2.6).
+        (!plugins_enabled, "Plugins have been disabled"),
+        (values.bool("no-pty"), "Running builds within a pseudoterminal (PTY) has been disabled"),
+        (values.bool("disconnect-after-job"), "Agents will disconnect after a job run has completed"),
     ] {
-        if values.bool(option) {
+        if applies {
             log.info(text);
         }
     }
