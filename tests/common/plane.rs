@@ -60,6 +60,8 @@ pub enum Act {
     Cut,
     /// Hold until the rule is removed with [`Plane::release`], then go on as usual.
     Hold,
+    /// Hold likewise, then answer this status; nothing is applied.
+    HoldThen(u16),
 }
 
 struct Rule {
@@ -375,10 +377,12 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
             return Err(CutOff);
         }
         Some((id, Act::Hold)) => {
-            while shared.state.lock().expect("state").rules.iter().any(|r| r.id == id) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
+            released(&shared, id).await;
             answer(&shared, &req)
+        }
+        Some((id, Act::HoldThen(status))) => {
+            released(&shared, id).await;
+            (status, "application/json", json!({"message": "scripted"}).to_string())
         }
         None => answer(&shared, &req),
     };
@@ -389,6 +393,13 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     }
     shared.changed.notify_all();
     Ok(response.status(status).header("content-type", content_type).body(Full::new(Bytes::from(text))).expect("a response"))
+}
+
+/// Until the rule is removed.
+async fn released(shared: &Shared, rule: u64) {
+    while shared.state.lock().expect("state").rules.iter().any(|r| r.id == rule) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 fn answer(shared: &Shared, req: &Req) -> (u16, &'static str, String) {
