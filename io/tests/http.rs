@@ -330,6 +330,65 @@ fn plain_targets_are_asked_of_the_proxy_and_tls_targets_tunnelled() {
     });
 }
 
+/// A SOCKS5 proxy that lets everybody through to `target` and notes who asked for what.
+async fn socks(target: String, seen: Rc<RefCell<Vec<String>>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::task::spawn_local(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let (target, seen) = (target.clone(), seen.clone());
+            tokio::task::spawn_local(async move {
+                let version = socket.read_u8().await.unwrap();
+                let mut methods = vec![0; socket.read_u8().await.unwrap().into()];
+                socket.read_exact(&mut methods).await.unwrap();
+                let mut user = String::from("nobody");
+                let method = if methods.contains(&2) { 2 } else { 0 };
+                socket.write_all(&[5, method]).await.unwrap();
+                let text = async |socket: &mut TcpStream| {
+                    let mut bytes = vec![0; socket.read_u8().await.unwrap().into()];
+                    socket.read_exact(&mut bytes).await.unwrap();
+                    String::from_utf8(bytes).unwrap()
+                };
+                if method == 2 {
+                    assert_eq!(socket.read_u8().await.unwrap(), 1);
+                    user = format!("{}:{}", text(&mut socket).await, text(&mut socket).await);
+                    socket.write_all(&[1, 0]).await.unwrap();
+                }
+                let mut head = [0; 4];
+                socket.read_exact(&mut head).await.unwrap();
+                assert_eq!((version, head), (5, [5, 1, 0, 3]), "a name is looked up by the proxy");
+                let host = text(&mut socket).await;
+                let port = socket.read_u16().await.unwrap();
+                seen.borrow_mut().push(format!("{user} {host}:{port}"));
+                let mut to = TcpStream::connect(target).await.unwrap();
+                socket.write_all(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 80]).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut socket, &mut to).await;
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_socks_proxy_is_given_the_name_and_then_left_alone() {
+    run(async {
+        let server = server(vec![ok("{}")]).await;
+        let target = server.endpoint.strip_prefix("http://").and_then(|e| e.strip_suffix("/v3")).unwrap().to_owned();
+        let asked: Rc<RefCell<Vec<String>>> = Rc::default();
+        let address = socks(target, asked.clone()).await;
+        for (user, endpoint) in [("", "http://control.example/v3"), ("us%40er:pass@", "http://control.example:8080/v3")] {
+            let url = format!("socks5://{user}{address}");
+            let rules = ProxyRules::from_vars(|name| (name == "http_proxy").then(|| url.clone())).unwrap();
+            let outcome = make(&world(Http::with_proxies(Ok(rules), false)), endpoint, Operation::Ping).await;
+            assert!(matches!(outcome, Outcome::Ok(_)), "{outcome:?}");
+        }
+        assert_eq!(*asked.borrow(), ["nobody control.example:80", "us@er:pass control.example:8080"]);
+        let seen = server.seen.borrow();
+        assert!(seen[0].starts_with("GET /v3/ping HTTP/1.1\r\n") && seen[0].contains("host: control.example\r\n"), "{}", seen[0]);
+        assert!(seen.iter().all(|r| r.contains("authorization: Token tok") && !r.contains("proxy-authorization")), "{seen:?}");
+    });
+}
+
 #[test]
 fn a_body_of_megabytes_goes_out_whole() {
     run(async {

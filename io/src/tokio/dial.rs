@@ -105,7 +105,7 @@ impl Dial {
                 let (user, password) = credentials.expose().split_once(':').unwrap_or((credentials.expose(), ""));
                 socks = socks.with_auth(user.to_owned(), password.to_owned());
             }
-            return Ok((Boxed::new(socks.call(uri.clone()).await.map_err(other)?), false));
+            return Ok((Boxed::new(socks.call(with_port(uri, https)?).await.map_err(other)?), false));
         }
         let mut stream = Boxed::new(tcp.call(proxy_uri.clone()).await.map_err(other)?);
         if proxy.scheme == ProxyScheme::Https {
@@ -156,6 +156,12 @@ pub(super) fn basic(credentials: &str) -> Result<http::HeaderValue, DialError> {
 fn proxy_for<'a>(rules: &'a ProxyRules, uri: &Uri) -> Option<&'a Proxy> {
     let https = uri.scheme_str() == Some("https");
     rules.proxy_for(https, uri.host()?, uri.port_u16().unwrap_or(if https { 443 } else { 80 }))
+}
+
+/// The URI with its port written out: who asks a SOCKS proxy takes 443 for a port that is not there, whatever the scheme.
+fn with_port(uri: &Uri, https: bool) -> Result<Uri, DialError> {
+    let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(if https { 443 } else { 80 }));
+    Uri::builder().scheme("https").authority(format!("{host}:{port}")).path_and_query("/").build().map_err(other)
 }
 
 fn proxy_uri(proxy: &Proxy) -> Result<Uri, DialError> {

@@ -1,0 +1,152 @@
+//! TLS with roots from a directory, HTTP/2 connections that fall silent, and proxies that are spoken to over TLS (agent-api §2.6).
+
+#[path = "tls/server.rs"]
+mod server;
+
+use ibex_core::api::{ProxyRules, RawRequest, RequestHeaders, TransportKind};
+use ibex_io::tokio::Http;
+use server::server;
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::LazyLock;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+/// The directory that names the roots: the certificate under its hash, as the system's tools lay it out.
+static ROOTS: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/ca.pem"), dir.path().join("af53e12b.0")).unwrap();
+    // SAFETY: every test of this file comes here first, and no thread reads the environment before.
+    unsafe {
+        std::env::remove_var("SSL_CERT_FILE");
+        std::env::set_var("SSL_CERT_DIR", dir.path());
+    }
+    dir
+});
+
+fn run(test: impl Future<Output = ()>) {
+    LazyLock::force(&ROOTS);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Not by the runtime's clock, which some tests let jump.
+    let began = std::time::Instant::now();
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+    assert!(began.elapsed() < Duration::from_secs(30), "nothing here takes real time");
+}
+
+fn get(url: &str) -> RawRequest {
+    RawRequest { method: "GET", url: url.to_owned(), headers: vec![], extra_headers: RequestHeaders::default(), body: None }
+}
+
+fn direct(no_http2: bool) -> Http {
+    Http::with_proxies(Ok(ProxyRules::default()), no_http2)
+}
+
+/// Passes bytes on to `endpoint` until the flag says otherwise: then it keeps the connection and is silent.
+async fn that_falls_silent(endpoint: &str, silent: Rc<Cell<bool>>) -> String {
+    let target = endpoint.strip_prefix("https://").unwrap().to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}", listener.local_addr().unwrap());
+    tokio::task::spawn_local(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (server, silent) = (TcpStream::connect(&target).await.unwrap(), silent.clone());
+            tokio::task::spawn_local(async move {
+                let mut buffers = [[0u8; 16384]; 2];
+                let [up, down] = &mut buffers;
+                loop {
+                    tokio::select! {
+                        n = read(&client, up) => if !pass(n, up, &server, &silent).await { break },
+                        n = read(&server, down) => if !pass(n, down, &client, &silent).await { break },
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn read(from: &TcpStream, buffer: &mut [u8]) -> usize {
+    loop {
+        from.readable().await.unwrap();
+        match from.try_read(buffer) {
+            Ok(n) => return n,
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return 0,
+        }
+    }
+}
+
+async fn pass(n: usize, buffer: &[u8], to: &TcpStream, silent: &Cell<bool>) -> bool {
+    let mut rest = &buffer[..n];
+    while !rest.is_empty() && !silent.get() {
+        to.writable().await.unwrap();
+        match to.try_write(rest) {
+            Ok(n) => rest = &rest[n..],
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return false,
+        }
+    }
+    n > 0
+}
+
+#[test]
+fn a_directory_of_roots_is_honoured() {
+    run(async {
+        let endpoint = server().await;
+        assert_eq!(&direct(false).exchange(&get(&format!("{endpoint}/x"))).await.unwrap().body[..], b"body");
+    });
+}
+
+/// A connection without a frame for 10 s is asked with a PING, and dropped if that is not answered within 5 s: long before the
+/// limit of the exchange, so that the attempt after it has a connection that lives.
+#[test]
+fn an_http2_connection_that_falls_silent_is_dropped_after_15_seconds() {
+    run(async {
+        let silent = Rc::new(Cell::new(false));
+        let endpoint = that_falls_silent(&server().await, silent.clone()).await;
+        let client = direct(false);
+        assert_eq!(client.exchange(&get(&format!("{endpoint}/x"))).await.unwrap().proto, "HTTP/2.0");
+        silent.set(true);
+        tokio::time::pause();
+        let asked = Instant::now();
+        let error = client.exchange(&get(&format!("{endpoint}/x"))).await.unwrap_err();
+        let took = asked.elapsed();
+        assert!(took >= Duration::from_secs(14) && took < Duration::from_secs(17), "{took:?}");
+        assert!(error.kind.retryable(), "{error:?}");
+        tokio::time::resume();
+        silent.set(false);
+        assert_eq!(&client.exchange(&get(&format!("{endpoint}/x"))).await.unwrap().body[..], b"body", "the next attempt has a connection of its own");
+    });
+}
+
+/// The other half: an answer that takes long is no silence as long as the PINGs are answered.
+#[test]
+fn an_http2_connection_that_answers_pings_is_waited_for() {
+    run(async {
+        let endpoint = server().await;
+        let client = direct(false);
+        client.exchange(&get(&format!("{endpoint}/x"))).await.unwrap();
+        tokio::time::pause();
+        let asked = Instant::now();
+        assert_eq!(&client.exchange(&get(&format!("{endpoint}/slow"))).await.unwrap().body[..], b"body");
+        assert!(asked.elapsed() >= Duration::from_secs(45));
+    });
+}
+
+/// Plain targets are asked of the proxy in absolute form; for TLS targets there is TLS within TLS, and the target is checked.
+#[test]
+fn a_proxy_may_be_spoken_to_over_tls() {
+    run(async {
+        let proxy = server().await;
+        let rules = ProxyRules::from_vars(|name| matches!(name, "HTTP_PROXY" | "HTTPS_PROXY").then(|| proxy.clone())).unwrap();
+        let client = Http::with_proxies(Ok(rules), false);
+        let answer = client.exchange(&get("http://control.example/v3/ping")).await.unwrap();
+        let target = answer.headers.iter().find(|(n, _)| n == "x-target").map(|(_, v)| v.as_str());
+        assert_eq!((target, answer.proto), (Some("http://control.example/v3/ping"), "HTTP/1.1"));
+
+        // The proxy answers CONNECT itself and closes: no TLS of the target behind it.
+        let error = client.exchange(&get("https://control.example/v3/ping")).await.unwrap_err();
+        assert!(error.kind.retryable() && error.kind != TransportKind::Certificate, "{error:?}");
+    });
+}
