@@ -139,3 +139,28 @@ fn a_watchdog_of_another_process_is_not_ours_and_one_without_a_socket_ends_the_s
     }
     assert!(plane.with(|s| s.requests.is_empty()) && began.elapsed() < SOON, "nothing was registered");
 }
+
+/// start-flags §2.1: `debug` is log level debug, and more; `log-level` alone shows the same lines.
+#[test]
+fn debug_lines_are_shown_by_either_option_and_only_one_of_them_reaches_the_job() {
+    common::each([(&["--debug"][..], true, "true"), (&["--log-level", "DEBUG"], true, "false"), (&[], false, "false")], |(args, shown, debug)| {
+        let (work, plane) = (dir(), Plane::with_intervals(1, 1, 1));
+        let agent = Setup::script("#!/bin/sh\necho \"debug $BUILDKITE_AGENT_DEBUG\"\n").arg(args).start(&plane, work.path());
+        let done = plane.wait_finish(&plane.job(&[]));
+        assert!(done.text().contains(&format!("debug {debug}")), "{args:?}: {}", done.text());
+        plane.wait("a heartbeat's answer", SOON, |s| s.requests.iter().any(|r| r.is("POST", "/heartbeat") && r.ended.is_some()).then_some(()));
+        if shown {
+            agent.wait_text("Heartbeat sent");
+        }
+        agent.signal("HUP");
+        if shown {
+            agent.wait_text("Ignoring SIGHUP");
+        }
+        plane.wait_request("POST", "/heartbeat", 2);
+        let text = agent.text();
+        for line in ["Heartbeat sent", "Ignoring SIGHUP"] {
+            assert_eq!(text.contains(line), shown, "{args:?} {line}: {text}");
+        }
+        assert_eq!(text.contains(" command=buildkite-agent start"), args == ["--debug"], "{args:?}: {text}");
+    });
+}

@@ -24,6 +24,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) tags: Vec<String>,
     /// Whether the log is JSON.
     pub(crate) json: bool,
+    /// Whether lines of debug level are written.
+    pub(crate) debug_lines: bool,
 }
 
 /// The configuration.
@@ -167,6 +169,7 @@ fn job_config(values: &Values, checked: &Checked, around: Surroundings<'_>) -> J
             (false, false) => TimestampMode::Ansi,
         },
         debug: values.bool("debug"),
+        debug_lines: around.debug_lines,
         debug_http: values.bool("debug-http"),
         no_http2: values.bool("no-http2"),
         command_eval: !values.bool("no-command-eval"),

@@ -6,7 +6,7 @@ use super::{check, surroundings, table};
 use crate::cli::Failure;
 use crate::flags::{Values, parse};
 use crate::log::Logger;
-use ibex_core::agent::AgentConfig;
+use ibex_core::agent::{AgentConfig, Level};
 use ibex_core::secret::Secret;
 
 pub(crate) use super::surroundings::{Shim, exe};
@@ -22,7 +22,7 @@ pub(crate) fn embedded(args: &[String], token: Secret, tags: Vec<String>, log: &
     let exe = exe()?;
     let shim = Shim::make(&exe)
         .map_err(|e| Failure::Fatal(format!("could not make a directory for the name buildkite-agent in the temporary directory: {e}")))?;
-    let around = Surroundings { config_path: "", exe: &exe, shim_path: shim.path(), tags, json: false };
+    let around = Surroundings { config_path: "", exe: &exe, shim_path: shim.path(), tags, json: false, debug_lines: log.enabled(Level::Debug) };
     Ok((config::agent_config(&values, checked, token, around), shim))
 }
 

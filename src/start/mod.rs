@@ -63,7 +63,8 @@ fn start(leaf: &'static Leaf, parsed: Parsed) -> Result<u8, Failure> {
     surroundings::build_path(values.text("build-path"), &log)?;
     let shim = surroundings::Shim::make(&exe)
         .map_err(|e| Failure::Fatal(format!("could not make a directory for the name buildkite-agent in the temporary directory: {e}")))?;
-    let around = Surroundings { config_path: &loaded.config_path, exe: &exe, shim_path: shim.path(), tags, json };
+    let around =
+        Surroundings { config_path: &loaded.config_path, exe: &exe, shim_path: shim.path(), tags, json, debug_lines: log.enabled(Level::Debug) };
     let config = config::agent_config(values, checked, token, around);
     run::run(values, config, log, shim)
 }

@@ -174,7 +174,7 @@ impl Desk {
 
     /// Writes a debug line, which is made only if somebody reads it.
     pub(crate) fn debug(&self, text: impl FnOnce() -> String, cx: &mut Cx<'_>) {
-        if cx.config.job.debug {
+        if cx.config.job.debug_lines {
             self.log(Level::Debug, text(), cx);
         }
     }
@@ -195,7 +195,7 @@ impl Desk {
 
     /// The debug lines of agent-api §2.4.
     pub(crate) fn tell_headers(&self, cx: &mut Cx<'_>) {
-        if cx.config.job.debug {
+        if cx.config.job.debug_lines {
             for (name, value) in self.session.headers.iter() {
                 self.log(Level::Debug, format!("Server-specified request header: {name}: {value}"), cx);
             }

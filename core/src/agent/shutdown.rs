@@ -60,7 +60,7 @@ impl Shutdown {
             }
             OsSignal::Quit => self.force(now, cx),
             OsSignal::Hup => {
-                if cx.config.job.debug {
+                if cx.config.job.debug_lines {
                     cx.log(Level::Debug, "Ignoring SIGHUP");
                 }
                 Rung::Nothing

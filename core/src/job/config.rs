@@ -44,6 +44,9 @@ pub struct JobConfig {
     pub timestamps: crate::log::TimestampMode,
     /// `debug`
     pub debug: bool,
+    /// Lines of debug level are read by somebody: `debug`, or `log-level=debug`.
+    #[serde(default)]
+    pub debug_lines: bool,
     /// `debug-http`
     pub debug_http: bool,
     /// `no-http2`

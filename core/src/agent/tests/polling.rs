@@ -248,7 +248,7 @@ fn request_headers_replace_the_set_and_only_ours_are_kept() {
         Outcome::Ok(Reply::Ping(Box::new(PingReply { request_headers: Some(headers), ..PingReply::default() })))
     };
     let mut debug = config();
-    debug.job.debug = true;
+    debug.job.debug_lines = true;
     let w = World::new(AgentConfig { request_headers: vec![("Buildkite-Old".into(), "0".into())], ..debug })
         .on("ping", move |n, _| {
             Answer::Now(match n {
