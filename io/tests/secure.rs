@@ -3,8 +3,8 @@
 #[path = "tls/server.rs"]
 mod server;
 
-use ibex_core::api::{ProxyRules, RawRequest, RequestHeaders, TransportKind};
-use ibex_io::tokio::Http;
+use ibex_core::api::{ProxyRules, RawRequest, RawResponse, RequestHeaders, TransportKind};
+use ibex_io::tokio::{Body, Http, Storage};
 use server::server;
 use std::cell::Cell;
 use std::future::Future;
@@ -148,5 +148,34 @@ fn a_proxy_may_be_spoken_to_over_tls() {
         // The proxy answers CONNECT itself and closes: no TLS of the target behind it.
         let error = client.exchange(&get("https://control.example/v3/ping")).await.unwrap_err();
         assert!(error.kind.retryable() && error.kind != TransportKind::Certificate, "{error:?}");
+    });
+}
+
+/// Transfers to storage keep the rules of the Agent API: its variables, its exceptions, and nothing for loopback targets.
+#[test]
+fn storage_goes_through_the_same_proxies() {
+    run(async {
+        let proxy = server().await;
+        let rules = |url: &str| {
+            let url = url.to_owned();
+            let var = move |name: &str| match name {
+                "HTTP_PROXY" | "HTTPS_PROXY" => Some(url.clone()),
+                "NO_PROXY" => Some("direct.invalid".to_owned()),
+                _ => None,
+            };
+            Storage::with_proxies(ProxyRules::from_vars(var).unwrap()).unwrap()
+        };
+        let put = |url: &str| RawRequest { method: "PUT", url: url.to_owned(), headers: vec![("content-length", "0".into())], ..get("") };
+        let target = |answer: RawResponse| answer.headers.iter().find(|(n, _)| n == "x-target").map(|(_, v)| v.clone());
+
+        let through = rules(&proxy.replace("https://", "https://user:p%40ss@"));
+        let answer = through.send(&put("http://storage.invalid/bucket"), Body::of(vec![])).await.unwrap();
+        assert_eq!(target(answer).as_deref(), Some("http://storage.invalid/bucket"), "the proxy was asked");
+        let error = through.send(&put("http://direct.invalid/bucket"), Body::of(vec![])).await.unwrap_err();
+        assert!(error.kind.retryable(), "an exception is looked up here: {error:?}");
+
+        let nowhere = rules("http://127.0.0.1:9");
+        let answer = nowhere.send(&put(&format!("{proxy}/bucket")), Body::of(vec![])).await.unwrap();
+        assert_eq!(answer.status, 200, "loopback targets are never proxied");
     });
 }

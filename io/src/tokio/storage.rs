@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use ibex_core::api::{RawRequest, RawResponse, TransportError, TransportKind, transport_error};
+use ibex_core::api::{Proxy, ProxyRules, ProxyScheme, RawRequest, RawResponse, TransportError, TransportKind, transport_error};
 use std::io;
 use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -94,6 +94,26 @@ fn chunks(source: Source) -> impl stream::Stream<Item = io::Result<Bytes>> + Sen
     })
 }
 
+/// A proxy as a URL. Names of targets are looked up by a SOCKS proxy.
+fn proxy_url(proxy: &Proxy) -> String {
+    let scheme = match proxy.scheme {
+        ProxyScheme::Http => "http",
+        ProxyScheme::Https => "https",
+        ProxyScheme::Socks5 => "socks5h",
+    };
+    let host = if proxy.host.contains(':') { format!("[{}]", proxy.host) } else { proxy.host.clone() };
+    let user = proxy.credentials.as_ref().map_or(String::new(), |c| {
+        let (user, password) = c.expose().split_once(':').unwrap_or((c.expose(), ""));
+        format!("{}:{}@", escaped(user), escaped(password))
+    });
+    format!("{scheme}://{user}{host}:{}", proxy.port)
+}
+
+/// Percent-encodes all but letters and digits.
+fn escaped(text: &str) -> String {
+    text.bytes().map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
 /// A client for storage.
 #[derive(Clone, Debug)]
 pub struct Storage {
@@ -101,13 +121,30 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// A client that follows no redirect, retries nothing and has no limit but that of connecting.
+    /// A client with the proxies of this process's environment.
+    ///
+    /// # Errors
+    /// The TLS roots of the machine cannot be used, or a variable does not name a proxy.
+    pub fn new() -> Result<Storage, String> {
+        Storage::with_proxies(ProxyRules::from_vars(|name| std::env::var(name).ok())?)
+    }
+
+    /// A client that follows no redirect, retries nothing and has no limit but that of connecting. Its proxies are those of the
+    /// Agent API and not the library's, which knows other variables and sends loopback targets through a proxy too.
     ///
     /// # Errors
     /// The TLS roots of the machine cannot be used.
-    pub fn new() -> Result<Storage, String> {
-        let builder =
-            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).retry(reqwest::retry::never()).connect_timeout(super::CONNECT);
+    pub fn with_proxies(rules: ProxyRules) -> Result<Storage, String> {
+        let proxy = reqwest::Proxy::custom(move |url| {
+            let (https, port) = (url.scheme() == "https", url.port_or_known_default().unwrap_or_default());
+            rules.proxy_for(https, url.host_str().unwrap_or_default(), port).map(proxy_url)
+        });
+        let builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(super::CONNECT)
+            .no_proxy()
+            .proxy(proxy);
         Ok(Storage { client: builder.build().map_err(|e| e.to_string())? })
     }
 
