@@ -18,7 +18,10 @@ use Fate::{Gone, Renamed, Replaced};
 /// Without the two grace periods and `tracing-backend`, which need arithmetic.
 const FATES: &[(&str, Fate)] = &[
     ("tracing-service-name", Renamed("telemetry-service-name")),
-    ("trace-context-encoding", Gone),
+    (
+        "trace-context-encoding",
+        Replaced(&["opentelemetry-tracing"], "with opentelemetry-tracing the trace context of a job is always encoded in the W3C's way"),
+    ),
     (
         "tracing-propagate-traceparent",
         Replaced(&["opentelemetry-tracing"], "the trace context of a job is always handed on with opentelemetry-tracing"),
@@ -145,7 +148,7 @@ mod tests {
 
     #[test]
     fn an_option_without_successor_is_ignored_with_one_warning() {
-        let mut v = values("trace-context-encoding=json");
+        let mut v = values("kubernetes-log-collection-grace-period=5s");
         assert_eq!(apply(&mut v).unwrap().len(), 1);
     }
 
