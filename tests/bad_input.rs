@@ -309,3 +309,17 @@ fn a_soft_limit_of_descriptors_is_raised_as_far_as_the_workers_need() {
     assert_eq!(result(&done), (Some("0"), None, None));
     wait_for("nothing to be said of descriptors", Duration::from_secs(1), || (!agent.text().contains("Too many open files")).then_some(()));
 }
+
+/// Variables that were cut in the middle of a character: as the reference agent reads them, and no reason to lose the job.
+#[test]
+fn values_that_are_no_unicode_reach_the_job_with_replacement_characters() {
+    let (work, plane) = (dir(), Plane::start());
+    let job = plane.job(&[]);
+    let body = r#"{"id":"ID","token":"t","chunks_max_size_bytes":1000,"env":{"BUILDKITE_BUILD_URL":"http://build/1","HALF":"a\ud83d","PAIR":"\ud83d\ude00"}}"#;
+    let body: &'static str = Box::leak(body.replace("ID", &job).into_boxed_str());
+    plane.rule("PUT", "/accept", 1, Act::Text(200, "application/json", body));
+    let agent = Setup::script("#!/bin/sh\necho \"$HALF $PAIR\"\ngrep HALF \"$BUILDKITE_ENV_FILE\"\n").arg(&["--no-pty"]).start(&plane, work.path());
+    let done = plane.wait_finish(&job);
+    assert_eq!((done.text().as_str(), result(&done)), ("a\u{fffd} \u{1f600}\nHALF=\"a\u{fffd}\"\n", (Some("0"), None, None)));
+    unharmed(&agent);
+}

@@ -1,6 +1,7 @@
 //! The bodies of decoded answers (agent-api §6.1, §7.1, §9.1): unknown keys ignored, `null` counts as absent, the last of
 //! two equal keys wins, and a field that nobody reads cannot spoil an answer.
 
+use super::mend::mended;
 use super::types::*;
 use crate::secret::Secret;
 use serde::Deserialize;
@@ -89,7 +90,7 @@ pub(super) fn object(body: &[u8]) -> Result<(), BodyError> {
 
 /// The first JSON value of the body as text; what follows it is ignored.
 pub(super) fn first_value(body: &[u8]) -> Result<String, BodyError> {
-    let value: Box<RawValue> = Deserialize::deserialize(&mut serde_json::Deserializer::from_slice(body))?;
+    let value: Box<RawValue> = Deserialize::deserialize(&mut serde_json::Deserializer::from_str(&mended(body)))?;
     Ok(value.get().to_owned())
 }
 
@@ -98,7 +99,7 @@ struct Fields(BTreeMap<String, Box<RawValue>>);
 
 impl Fields {
     fn parse(body: &[u8]) -> Result<Fields, BodyError> {
-        Ok(Fields(BTreeMap::deserialize(&mut serde_json::Deserializer::from_slice(body))?))
+        Ok(Fields(BTreeMap::deserialize(&mut serde_json::Deserializer::from_str(&mended(body)))?))
     }
 
     /// The member `name`; the type's default where it is absent or null.

@@ -6,6 +6,7 @@
 mod bodies;
 mod decode;
 mod encode;
+mod mend;
 mod proxy;
 mod redirect;
 mod stream;
