@@ -1,4 +1,5 @@
-//! How many events a second the `Agent` machine decides: idle workers that ping, beat, and are told to go on.
+//! How many events a second the `Agent` machine decides: idle workers that ping, beat, and are told to go on. And how many
+//! transitions a second every property of the simulator checks together, on the traces of random runs.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ibex_core::agent::{Agent, AgentCommand, AgentConfig, AgentEvent, HookEnd, OsSignal, PingMode, Priority};
@@ -112,5 +113,22 @@ fn agent(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, agent);
+/// Random runs whose traces are checked.
+const RUNS: u64 = 60;
+
+fn properties(c: &mut Criterion) {
+    let random = ibex_sim::scenarios::find("random").expect("the random workload");
+    let runs: Vec<_> = (0..RUNS).map(|seed| ibex_sim::run::run(&(random.schedule)(seed))).map(|r| (r.schedule.setup(), r.trace)).collect();
+    let is_transition = |entry: &&ibex_sim::trace::Entry| matches!(entry.fact, ibex_sim::trace::Fact::Transition(_));
+    let transitions: usize = runs.iter().map(|(_, trace)| trace.entries.iter().filter(is_transition).count()).sum();
+    let mut group = c.benchmark_group("properties");
+    group.sample_size(20);
+    group.throughput(Throughput::Elements(u64::try_from(transitions).unwrap_or(0)));
+    group.bench_function("all of them", |b| {
+        b.iter(|| runs.iter().map(|(setup, trace)| ibex_sim::invariants::check(setup, trace).len()).sum::<usize>());
+    });
+    group.finish();
+}
+
+criterion_group!(benches, agent, properties);
 criterion_main!(benches);
