@@ -175,7 +175,8 @@ fn failures_have_classes() {
         assert!(refused.text().starts_with(&format!("GET {address}/ping: ")), "{}", refused.text());
         assert_eq!(transport(refused), TransportKind::Refused);
         assert_eq!(transport(make(&world, "http://no-such-host.invalid", Operation::Ping).await), TransportKind::NameNotFound);
-        for endpoint in ["", "example.com/v3", "ftp://example.com", "http://", "http://a b"] {
+        let impossible = ["http://127.0.0.1:65536", "http://u:p@127.0.0.1:99999/v3", "https://[::1]:x/v3"];
+        for endpoint in ["", "example.com/v3", "ftp://example.com", "http://", "http://a b"].into_iter().chain(impossible) {
             assert_eq!(transport(make(&world, endpoint, Operation::Ping).await), TransportKind::BadUrl, "{endpoint:?}");
         }
         let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();

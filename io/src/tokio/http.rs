@@ -116,6 +116,9 @@ impl Http {
             Some(scheme) => return Err(format!("unsupported protocol scheme \"{scheme}\"")),
             None => return Err("unsupported protocol scheme \"\"".to_owned()),
         }
+        if let Some(port) = impossible_port(&uri) {
+            return Err(format!("malformed URL: invalid port \"{port}\""));
+        }
         let mut message = Request::builder().method(request.method).uri(uri.clone());
         for (name, value) in &request.headers {
             let mut value = HeaderValue::from_str(value).map_err(|_| format!("the value of header {name} cannot be sent"))?;
@@ -133,6 +136,13 @@ impl Http {
         }
         message.body(Full::new(request.body.clone().unwrap_or_default())).map_err(|e| e.to_string())
     }
+}
+
+/// A port that is none. Left alone, the default one of the scheme would be asked instead, of which nobody spoke.
+fn impossible_port(uri: &Uri) -> Option<&str> {
+    let authority = uri.authority()?.as_str();
+    let (_, port) = authority.rsplit_once('@').map_or(authority, |(_, host)| host).rsplit_once(':')?;
+    (uri.port_u16().is_none() && !port.is_empty() && !port.ends_with(']')).then_some(port)
 }
 
 /// A response whose body arrives in frames. Dropping it closes the exchange.
