@@ -7,6 +7,7 @@ mod invariants;
 mod ladder;
 mod otlp;
 mod polling;
+mod races;
 mod registration;
 mod stops;
 mod streaming;
