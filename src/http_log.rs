@@ -3,7 +3,7 @@
 use crate::flags::Values;
 use crate::log::Logger;
 use ibex_core::agent::Level;
-use ibex_core::api::{RawRequest, RawResponse, TransportError};
+use ibex_core::api::{RawRequest, RawResponse, TransportError, shown_url};
 use ibex_core::retry::duration_text;
 use ibex_io::tokio::HttpObserver;
 use std::rc::Rc;
@@ -42,7 +42,7 @@ impl HttpLog {
 
 impl HttpObserver for HttpLog {
     fn sending(&self, request: &RawRequest) {
-        let what = format!("{} {}", request.method, request.url);
+        let what = format!("{} {}", request.method, shown_url(&request.url));
         self.log.at(Level::Debug, &what);
         let all = request.headers.iter().map(|(n, v)| (*n, v.clone())).chain(request.extra_headers.iter().map(|(n, v)| (n.as_str(), v.clone())));
         self.dump(&what, &all.collect::<Vec<_>>(), request.body.as_deref());
@@ -50,7 +50,7 @@ impl HttpObserver for HttpLog {
 
     fn answered(&self, request: &RawRequest, answer: &Result<RawResponse, TransportError>, took: Duration) {
         let took = duration_text(took);
-        let what = format!("{} {}", request.method, request.url);
+        let what = format!("{} {}", request.method, shown_url(&request.url));
         if let Ok(r) = answer {
             self.log.write(
                 Level::Debug,

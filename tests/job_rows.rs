@@ -419,3 +419,48 @@ fn debug_shows_every_call_and_no_credential() {
         assert!(!text.contains(secret), "{secret} in {text}");
     }
 }
+
+/// §4.5: the hook sees the agent's own variables, the listed ones and `PWD`; the job only in the files.
+#[test]
+fn the_hook_sees_the_agents_variables_and_the_listed_ones_and_none_of_the_job() {
+    let (work, plane) = (dir(), Plane::start());
+    let job = edited(&plane, work.path(), &[("SECRET_OF_JOB", "x"), ("PATH", "/nowhere")], |_| {});
+    let hook = "#!/bin/sh\nenv | cut -d= -f1 | sort | tr '\\n' ' ' > names\ngrep -c SECRET_OF_JOB \"$BUILDKITE_ENV_FILE\" > found\necho \"$BUILDKITE_JOB_ID $BUILDKITE_AGENT_ACCESS_TOKEN $PWD\" > values\n";
+    let _agent = Setup::script("#!/bin/sh\n").hook("pre-bootstrap", hook).start(&plane, work.path());
+    assert_eq!(result(&plane.wait_finish(&job)), (Some("0"), None, None));
+    let read = |name: &str| std::fs::read_to_string(work.path().join(name)).unwrap();
+    assert_eq!(
+        read("names").trim_end(),
+        "BUILDKITE_AGENT_ACCESS_TOKEN BUILDKITE_AGENT_DEBUG BUILDKITE_AGENT_DEBUG_HTTP BUILDKITE_AGENT_ENDPOINT BUILDKITE_ENV_FILE \
+         BUILDKITE_ENV_JSON_FILE BUILDKITE_JOB_ID BUILDKITE_NO_HTTP2 HOME LANG PATH PWD TMPDIR"
+    );
+    assert_eq!(read("found"), "1\n");
+    assert_eq!(read("values"), format!("{job} job-token-1 {}\n", work.path().display()));
+}
+
+/// §5.2 and §5.3: how output looks in a raw terminal, and what a spawn says that fails for want of a directory or of a `#!` line.
+#[test]
+fn terminals_may_be_raw_and_spawns_that_fail_say_why() {
+    let (work, plane) = (dir(), Plane::start());
+    let job = edited(&plane, work.path(), &[], |_| {});
+    let _agent = Setup::script("#!/bin/sh\ntest -t 1 && printf 'one\\ntwo\\r\\n'\n").arg(&["--experiment", "pty-raw"]).start(&plane, work.path());
+    assert_eq!(plane.wait_finish(&job).text(), "one\ntwo\r\n");
+
+    let (work, plane) = (dir(), Plane::start());
+    let job = edited(&plane, work.path(), &[], |_| {});
+    let _agent = Setup::script("#!/bin/sh\n").hook("pre-bootstrap", "#!/bin/sh\nrm -r builds\n").start(&plane, work.path());
+    let done = plane.wait_finish(&job);
+    let gone = work.path().join("builds");
+    assert_eq!(done.text(), format!("Error running job: process working directory \"{}\" doesn't exist\n", gone.display()));
+    assert_eq!(result(&done), (Some("-1"), None, Some("process_run_error")));
+
+    for (args, what) in [(&["--no-pty"][..], "command"), (&[], "pty")] {
+        let (work, plane) = (dir(), Plane::start());
+        let job = edited(&plane, work.path(), &[], |_| {});
+        let _agent = Setup::script("echo no shell runs this\n").arg(args).start(&plane, work.path());
+        let done = plane.wait_finish(&job);
+        assert!(done.text().starts_with(&format!("Error running job: error starting {what}: ")), "{}", done.text());
+        assert!(done.text().to_lowercase().contains("exec format error"), "{}", done.text());
+        assert_eq!(result(&done), (Some("-1"), None, Some("process_run_error")));
+    }
+}

@@ -4,14 +4,14 @@
 use bytes::Bytes;
 use ibex_core::agent::AgentLog;
 use ibex_core::api::{
-    ApiCall, GrpcCode, JsonRequest, Operation, Outcome, ProxyRules, Reply, RequestHeaders, Session, StreamCall, StreamEnd, StreamMessage,
-    TransportKind, encode_ping_response, escape_segment,
+    ApiCall, GrpcCode, JsonRequest, Operation, Outcome, ProxyRules, RawRequest, RawResponse, Reply, RequestHeaders, Session, StreamCall, StreamEnd,
+    StreamMessage, TransportError, TransportKind, encode_ping_response, escape_segment,
 };
 use ibex_core::secret::Secret;
 use ibex_io::driver::Clock;
 use ibex_io::exchange;
 use ibex_io::status::Board;
-use ibex_io::tokio::{HookPlaces, Http, LogSink, Parts, TokioWorld};
+use ibex_io::tokio::{HookPlaces, Http, HttpObserver, LogSink, Parts, TokioWorld};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -198,6 +198,42 @@ fn given_a_silent_server_when_the_limit_passes_then_the_exchange_is_closed() {
         let outcome = exchange::call(&direct(), &call, "ua").await;
         assert_eq!(outcome.text(), format!("GET {}/ping: no complete response within 100ms", server.endpoint));
         assert_eq!(transport(outcome), TransportKind::Timeout);
+    });
+}
+
+/// Notes the ends of exchanges.
+#[derive(Default)]
+struct Ends(RefCell<Vec<Result<u16, TransportKind>>>);
+
+impl HttpObserver for Ends {
+    fn sending(&self, _: &RawRequest) {}
+
+    fn answered(&self, _: &RawRequest, answer: &Result<RawResponse, TransportError>, _: Duration) {
+        self.0.borrow_mut().push(answer.as_ref().map(|r| r.status).map_err(|e| e.kind));
+    }
+}
+
+/// agent-api §18: what debug logs are made of has an end for every beginning.
+#[test]
+fn an_exchange_that_is_given_up_is_observed_to_its_end() {
+    run(async {
+        let ends = Rc::new(Ends::default());
+        let (board, http) = (Board::new(Clock::start()), Http::with_proxies(Ok(ProxyRules::default()), false));
+        let parts = Parts {
+            log: Rc::new(Silent),
+            board,
+            metrics: None,
+            http,
+            http_observer: Some(ends.clone()),
+            hooks: HookPlaces::default(),
+            verifier: None,
+        };
+        let world = TokioWorld::new(parts);
+        let silent = server(vec![ok("{}"), Answer::Nothing]).await;
+        make(&world, &silent.endpoint, Operation::Ping).await;
+        let call = ApiCall { limit: Duration::from_millis(50), ..call_to(&silent.endpoint, Operation::Ping) };
+        assert_eq!(transport(exchange::call(&world, &call, "ua").await), TransportKind::Timeout);
+        assert_eq!(*ends.0.borrow(), [Ok(200), Err(TransportKind::Timeout)]);
     });
 }
 

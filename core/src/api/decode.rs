@@ -1,6 +1,7 @@
 //! From what came back to an outcome, and the exact texts of failures (agent-api §3).
 
 use super::bodies::{self, BodyError};
+use super::encode::shown_url;
 use super::types::*;
 use crate::limits::ERROR_SNIPPET_BYTES;
 use bytes::Bytes;
@@ -23,7 +24,7 @@ pub fn decode(operation: &Operation, request: &RawRequest, response: Result<RawR
 
 /// `<METHOD> <URL>: <cause>` as one transport failure.
 pub fn transport_error(kind: TransportKind, method: &str, url: &str, cause: &str) -> TransportError {
-    TransportError { kind, text: format!("{method} {url}: {cause}") }
+    TransportError { kind, text: format!("{method} {}: {cause}", shown_url(url)) }
 }
 
 /// `<code> <reason>`; the code alone where it has no registered reason.
@@ -126,7 +127,7 @@ fn reply(operation: &Operation, response: &RawResponse) -> Result<Reply, BodyErr
 /// agent-api §3.3.
 fn status_error(method: &str, response: &RawResponse) -> StatusError {
     let status_text = status_text(response.status);
-    let mut text = format!("{method} {}: {status_text}", response.url);
+    let mut text = format!("{method} {}: {status_text}", shown_url(&response.url));
     let parsed = serde_json::from_slice::<serde_json::Value>(&response.body);
     if let Some(message) = parsed.as_ref().ok().and_then(|v| v.get("message")).and_then(|m| m.as_str()).filter(|m| !m.is_empty()) {
         text += &format!(": {message}");
@@ -143,7 +144,7 @@ fn status_error(method: &str, response: &RawResponse) -> StatusError {
 /// agent-api §3.2. The body of a JSON answer is never quoted: it may hold a credential.
 fn undecodable_text(method: &str, response: &RawResponse, error: &BodyError) -> String {
     let content_type = header(response, "content-type").unwrap_or_default();
-    let mut text = format!("{method} {}: {}: could not decode response body", response.url, status_text(response.status));
+    let mut text = format!("{method} {}: {}: could not decode response body", shown_url(&response.url), status_text(response.status));
     if !content_type.is_empty() {
         text += &format!(" (content-type {})", quote(content_type));
     }
@@ -216,6 +217,31 @@ mod tests {
         );
         let long = outcome("text/plain", &"a".repeat(513));
         assert!(long.ends_with(&format!("\"{}…\"", "a".repeat(512))), "{long}");
+    }
+
+    #[test]
+    fn a_password_in_an_endpoint_is_in_no_text() {
+        for (url, shown) in [
+            ("http://u:p@h/v3/x?a@b", "http://u:xxxxx@h/v3/x?a@b"),
+            ("https://u:p@q@h:1", "https://u:xxxxx@h:1"),
+            ("http://u@h/x", "http://u@h/x"),
+            ("http://h/a:b@c", "http://h/a:b@c"),
+            ("http://a b/x", "http://a b/x"),
+            ("/ping", "/ping"),
+            ("", ""),
+        ] {
+            assert_eq!(shown_url(url), shown);
+        }
+        let url = "http://u:secret@h/v3/x".to_owned();
+        let failed = transport_error(TransportKind::Refused, "GET", &url, "refused");
+        let with = |status, body: &str| Ok(RawResponse { url: url.clone(), ..answer(status, "text/html", body).unwrap() });
+        for outcome in [
+            decode(&Operation::Ping, &request("GET"), Err(failed)),
+            decode(&Operation::Ping, &request("GET"), with(500, "")),
+            decode(&Operation::Ping, &request("GET"), with(200, "<html>")),
+        ] {
+            assert!(outcome.text().starts_with("GET http://u:xxxxx@h/v3/x: "), "{}", outcome.text());
+        }
     }
 
     #[test]

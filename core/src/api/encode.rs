@@ -78,6 +78,16 @@ pub(crate) fn origin(url: &str) -> &str {
     &url[..end]
 }
 
+/// A URL for logs and error texts: a password in it becomes `xxxxx`, everything else stays, be it a URL or not.
+pub fn shown_url(url: &str) -> std::borrow::Cow<'_, str> {
+    let origin = origin(url);
+    let start = origin.find("://").map_or(0, |i| i + 3);
+    match origin[start..].rsplit_once('@').and_then(|(user, host)| Some((user.split_once(':')?.0, host))) {
+        Some((user, host)) => format!("{}{user}:xxxxx@{host}{}", &url[..start], &url[origin.len()..]).into(),
+        None => url.into(),
+    }
+}
+
 struct Parts {
     method: &'static str,
     path: String,

@@ -13,7 +13,7 @@ mod stream;
 mod types;
 
 pub use decode::{decode, parse_retry_after, status_text, transport_error};
-pub use encode::{encode, encode_stream, escape_query, escape_registry, escape_segment, join};
+pub use encode::{encode, encode_stream, escape_query, escape_registry, escape_segment, join, shown_url};
 pub use proxy::{Proxy, ProxyRules, ProxyScheme};
 pub use redirect::{Hop, REDIRECTS, redirect};
 pub use stream::{PingStream, decode_ping_request, encode_ping_response, stream_broken, stream_deadline};

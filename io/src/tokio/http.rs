@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use ibex_core::api::{ProxyRules, RawRequest, RawResponse, TransportError, TransportKind, transport_error};
+use ibex_core::api::{ProxyRules, RawRequest, RawResponse, TransportError, TransportKind, shown_url, transport_error};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ impl Http {
     pub async fn stream(&self, request: &RawRequest) -> Result<HttpStream, TransportError> {
         let (response, _) = self.send(request).await.map_err(|(error, _)| error)?;
         let (head, body) = response.into_parts();
-        let name = format!("{} {}", request.method, request.url);
+        let name = format!("{} {}", request.method, shown_url(&request.url));
         let proto = proto(head.version);
         Ok(HttpStream { proto, status: head.status.as_u16(), headers: headers(&head.headers), body, name })
     }

@@ -11,7 +11,7 @@ use crate::effects::Effects;
 use crate::status::Board;
 use bytes::Bytes;
 use ibex_core::agent::{AgentLog, HookSpec, Level, Metric, SignatureVerdict, WorkerHealth};
-use ibex_core::api::{AcceptedJob, RawRequest, RawResponse, TransportError};
+use ibex_core::api::{AcceptedJob, RawRequest, RawResponse, TransportError, TransportKind, transport_error};
 use ibex_core::job::{JobFiles, JobFilesSpec, StdoutFormat};
 use ibex_core::log::gzip;
 use ibex_core::machine::{Instant, Transition};
@@ -85,6 +85,30 @@ impl TokioWorld {
     }
 }
 
+/// An exchange that is observed to its end, also when it is given up because its time is over or nobody waits any more.
+struct Watched {
+    observer: Rc<dyn HttpObserver>,
+    request: RawRequest,
+    clock: Clock,
+    answered: bool,
+}
+
+impl Watched {
+    fn answered(&mut self, answer: &Result<RawResponse, TransportError>) {
+        self.answered = true;
+        self.observer.answered(&self.request, answer, self.clock.now().since(Instant::ZERO));
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.answered {
+            let error = transport_error(TransportKind::Timeout, self.request.method, &self.request.url, "given up");
+            self.answered(&Err(error));
+        }
+    }
+}
+
 impl Effects for TokioWorld {
     type Process = Group;
     type Output = ReadEnd;
@@ -100,9 +124,9 @@ impl Effects for TokioWorld {
         async move {
             let Some(observer) = observer else { return http.exchange(&request).await };
             observer.sending(&request);
-            let clock = Clock::start();
-            let answer = http.exchange(&request).await;
-            observer.answered(&request, &answer, clock.now().since(Instant::ZERO));
+            let mut watched = Watched { observer, request, clock: Clock::start(), answered: false };
+            let answer = http.exchange(&watched.request).await;
+            watched.answered(&answer);
             answer
         }
     }
