@@ -464,3 +464,49 @@ fn terminals_may_be_raw_and_spawns_that_fail_say_why() {
         assert_eq!(result(&done), (Some("-1"), None, Some("process_run_error")));
     }
 }
+
+/// §3.1 and §3.3: a message of any length is cut to what a process can be given; what nobody shortens is reported when it is too much.
+#[test]
+fn a_long_message_is_cut_and_an_environment_that_is_too_large_is_reported() {
+    let (work, plane) = (dir(), Plane::start());
+    let message = "é".repeat(1 << 19);
+    let job = edited(&plane, work.path(), &[("BUILDKITE_MESSAGE", &message)], |_| {});
+    let script = "#!/bin/sh\nprintf %s \"$BUILDKITE_MESSAGE\" > \"$DIR/message\"\n";
+    let agent = Setup::script(script).arg(&["--no-pty"]).start(&plane, work.path());
+    let done = plane.wait_finish(&job);
+    // Whole characters, and as many as fit: 65536 less the name, the `=` and the NUL.
+    let got = std::fs::read_to_string(work.path().join("message")).unwrap();
+    assert!((65516..=65517).contains(&got.len()), "{}", got.len());
+    let tail = format!("[value truncated 1048576 -> {} bytes]", got.len());
+    assert_eq!(got.strip_suffix(&tail).map(|head| head.chars().all(|c| c == 'é')), Some(true));
+    assert_eq!(result(&done), (Some("0"), None, None));
+
+    let many: Vec<(String, String)> = (0..40).map(|n| (format!("V{n}"), "x".repeat(100_000))).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let job = edited(&plane, work.path(), &many, |_| {});
+    let done = plane.wait_finish(&job);
+    assert!(done.text().starts_with("Error running job: error starting command: "), "{}", done.text());
+    assert_eq!(result(&done), (Some("-1"), None, Some("process_run_error")));
+    let next = plane.wait_finish(&edited(&plane, work.path(), &[], |_| {}));
+    assert_eq!(result(&next), (Some("0"), None, None), "{}", agent.text());
+}
+
+/// W20: with several workers a job's log copy is known to that job only, and its end leaves no path behind for the next.
+#[test]
+fn only_the_job_itself_knows_its_log_copy() {
+    let (work, plane) = (dir(), Plane::start());
+    let script = "#!/bin/sh\necho \"$BUILDKITE_JOB_LOG_TMPFILE\" > \"$DIR/path-$NAME\"\ntr '\\0' '\\n' < /proc/$PPID/environ | grep -c JOB_LOG_TMPFILE > \"$DIR/agent-$NAME\"\n\
+        until [ -e \"$DIR/path-first\" ] && [ -e \"$DIR/path-second\" ]; do sleep 0.05; done\n";
+    let jobs = ["first", "second"].map(|name| edited(&plane, work.path(), &[("NAME", name)], |_| {}));
+    let _agent = Setup::script(script).arg(&["--enable-job-log-tmpfile", "--spawn", "2"]).start(&plane, work.path());
+    for job in &jobs {
+        assert_eq!(result(&plane.wait_finish(job)), (Some("0"), None, None));
+    }
+    let read = |name: &str| std::fs::read_to_string(work.path().join(name)).unwrap();
+    assert!(read("path-first").contains("buildkite_job_log") && read("path-first") != read("path-second"));
+    assert_eq!((read("agent-first"), read("agent-second")), ("0\n".to_owned(), "0\n".to_owned()));
+    let left = std::fs::read_dir(work.path().join("tmp"))
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("buildkite_job_log"));
+    assert_eq!(left.count(), 0);
+}
