@@ -129,6 +129,14 @@ fn headers_that_the_server_specifies_are_sent_replaced_and_cleared_and_jobs_are_
     // After the second ping the set is empty; a job is offered by a later one, and told so.
     let done = plane.wait_finish(&plane.job(&[]));
     assert_eq!(done.text().trim_end(), "shard");
+    // While a ping is held nobody is offered the next job before the answer that brings headers with it is ready.
+    let held = plane.rule("GET", "/ping", 1, Act::Hold);
+    plane.wait("a held ping", SOON, |s| s.requests.iter().rfind(|r| r.is("GET", "/ping")).filter(|r| r.ended.is_none()).map(|_| ()));
+    let told = plane.job(&[]);
+    plane.with(|s| s.queue.clear());
+    plane.rule("GET", "/ping", 1, Act::Json(json!({"action": "idle", "job": {"id": told}, "request_headers": {"Buildkite-Shard": "three"}})));
+    plane.release(held);
+    assert_eq!(plane.wait_finish(&told).text().trim_end(), "shard three");
     let of = |r: &common::Req| r.header("buildkite-shard").map(str::to_owned);
     assert_eq!(of(&plane.wait_request("POST", "/connect", 1)), Some("one".into()));
     let pings: Vec<_> = plane.requests("GET", "/ping").iter().take(3).map(of).collect();

@@ -240,6 +240,45 @@ fn given_a_token_in_a_file_then_it_is_used_and_a_missing_file_is_named() {
 }
 
 #[test]
+fn given_a_reference_to_a_token_in_any_place_then_what_it_points_to_is_used_and_flag_beats_variable_beats_file() {
+    let file = |home: &Path| format!("file://{}/token", home.display());
+    // What stands on the command line, in the environment and in the file; `F` is replaced by a reference to the token's file.
+    for (line, variable, config, expected) in [
+        (Some("fd://5"), None, None, "filetok"),
+        (None, Some("fd://5"), None, "filetok"),
+        (None, None, Some("fd://5"), "filetok"),
+        (None, Some("F"), None, "filetok"),
+        (None, None, Some("F"), "filetok"),
+        (Some("F"), Some("plain"), None, "filetok"),
+        (Some("plain"), Some("F"), Some("fd://5"), "plain"),
+        (None, Some("plain"), Some("F"), "plain"),
+        (None, None, Some("plain"), "plain"),
+    ] {
+        let (home, server) = (home(), refusing());
+        std::fs::write(home.path().join("token"), " filetok\n").unwrap();
+        let text = |value: &str| if value == "F" { file(home.path()) } else { value.to_owned() };
+        let mut command = Command::new("sh");
+        command.env_clear().env("HOME", home.path()).env("PATH", std::env::var("PATH").unwrap_or_default()).current_dir(home.path());
+        command.timeout(std::time::Duration::from_secs(60));
+        command.args(["-c", "exec 5<token; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_ibex"), "start", "--build-path=b", "--endpoint", &server.url]);
+        if let Some(value) = line {
+            command.args(["--token", &text(value)]);
+        }
+        if let Some(value) = variable {
+            command.env("BUILDKITE_AGENT_TOKEN", text(value));
+        }
+        if let Some(value) = config {
+            std::fs::write(home.path().join("agent.cfg"), format!("token={}\n", text(value))).unwrap();
+            command.args(["--config", "agent.cfg"]);
+        }
+        let err = stderr(&command.output().expect("the binary runs"));
+        let requests = server.requests();
+        let sent = requests.first().and_then(|r| r.header("authorization"));
+        assert_eq!(sent, Some(format!("Token {expected}").as_str()), "{line:?} {variable:?} {config:?}: {err}");
+    }
+}
+
+#[test]
 fn given_json_logs_then_they_are_on_stdout_with_their_keys_in_order() {
     let (_, err, out, _) = start(&["--log-format=json"]);
     let first: serde_json::Map<String, serde_json::Value> = serde_json::from_str(out.lines().next().unwrap()).unwrap();
