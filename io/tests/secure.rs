@@ -179,3 +179,32 @@ fn storage_goes_through_the_same_proxies() {
         assert_eq!(answer.status, 200, "loopback targets are never proxied");
     });
 }
+
+/// Connecting has limits of its own, shorter than that of the exchange: 10 s for TLS, 30 s for everything up to the first byte.
+#[test]
+fn a_peer_that_accepts_and_says_nothing_is_given_up_while_connecting() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let mut kept = Vec::new();
+            while let Ok((socket, _)) = listener.accept().await {
+                kept.push(socket);
+            }
+        });
+        let rules = ProxyRules::from_vars(|name| (name == "HTTPS_PROXY").then(|| format!("http://{address}"))).unwrap();
+        let (tls, proxy) = (direct(false), Http::with_proxies(Ok(rules), false));
+        // The roots are loaded before time jumps.
+        tls.exchange(&get(&format!("{}/x", server().await))).await.unwrap();
+        tokio::time::pause();
+        for (client, url, seconds, cause) in [
+            (&tls, format!("https://{address}/x"), 10, "no TLS handshake within 10s"),
+            (&proxy, "https://control.example/x".to_owned(), 30, "no connection within 30s"),
+        ] {
+            let asked = Instant::now();
+            let error = client.exchange(&get(&url)).await.unwrap_err();
+            assert_eq!((error.kind, asked.elapsed().as_secs()), (TransportKind::Timeout, seconds));
+            assert_eq!(error.text, format!("GET {url}: {cause}"));
+        }
+    });
+}
