@@ -59,7 +59,7 @@ fn an_agent_with_port_0_says_where_it_listens_and_answers_every_path() {
     assert!(!at.ends_with(":0"), "{at}");
     assert_eq!(ask(&at, "GET", "/"), (200, "text/plain; charset=utf-8".into(), "OK: Buildkite agent is running".into()));
     assert_eq!(ask(&at, "DELETE", "/").0, 200, "no method is checked");
-    for path in ["/nothing", "/agent/", "/agent/0", "/agent/3", "/agent/1/x", "//"] {
+    for path in ["/nothing", "/agent/", "/agent/0", "/agent/3", "/agent/1/x", "/agent/+1", "/agent/01", "//"] {
         assert_eq!(get(&at, path), (404, "404 page not found".into()), "{path}");
     }
     plane

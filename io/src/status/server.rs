@@ -40,7 +40,9 @@ async fn answer(State(board): State<Board>, uri: Uri) -> Response {
         "/status" => typed("text/html; charset=utf-8", page::render(&board)),
         "/metrics" => typed("text/plain; version=0.0.4; charset=utf-8", board.metrics()),
         path => {
-            let worker = path.strip_prefix("/agent/").and_then(|i| i.parse().ok()).and_then(|i| board.agent(i));
+            // Only the number as it is written, no `+1` or `01`.
+            let number = path.strip_prefix("/agent/").and_then(|i| i.parse::<u32>().ok().filter(|n| n.to_string() == i));
+            let worker = number.and_then(|i| board.agent(i));
             let (status, body) = worker.unwrap_or((404, "404 page not found".to_owned()));
             text(status, body)
         }
