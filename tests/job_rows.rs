@@ -510,3 +510,19 @@ fn only_the_job_itself_knows_its_log_copy() {
         .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("buildkite_job_log"));
     assert_eq!(left.count(), 0);
 }
+
+/// W21: somebody holds the agent's stdout and does not read. The job ends as it ends, and a stop still stops.
+#[test]
+fn a_stdout_that_nobody_reads_keeps_neither_job_nor_agent() {
+    let (work, plane) = (dir(), Plane::start());
+    let job = edited(&plane, work.path(), &[], |_| {});
+    let script = "#!/bin/sh\nhead -c 1000000 /dev/zero | tr '\\0' x\n";
+    // A pipe whose reading end is this very process, which does not read.
+    let setup = Setup::script(script).arg(&["--write-job-logs-to-stdout", "--no-pty"]).before("mkfifo silent; exec 9<>silent; exec >silent");
+    let mut agent = setup.start(&plane, work.path());
+    let done = plane.wait_finish_within(&job, SOON);
+    assert_eq!((done.text().len(), result(&done)), (1_000_000, (Some("0"), None, None)));
+    agent.signal("TERM");
+    assert_eq!(agent.wait(SOON), 0);
+    assert_eq!(plane.requests("POST", "/disconnect").len(), 1);
+}

@@ -14,6 +14,7 @@ mod proc;
 mod pty;
 mod signals;
 mod spawn;
+mod stdout;
 mod storage;
 mod watchdog;
 mod world;

@@ -6,6 +6,7 @@ use super::hooks::HookPlaces;
 use super::http::{Http, HttpStream};
 use super::output::ReadEnd;
 use super::spawn::{Spawn, StdioMode, overlaid, spawn};
+use super::stdout::Stdout;
 use crate::driver::Clock;
 use crate::effects::Effects;
 use crate::status::Board;
@@ -76,12 +77,13 @@ pub struct TokioWorld(Rc<Inner>);
 struct Inner {
     parts: Parts,
     files: Files,
+    stdout: Stdout,
 }
 
 impl TokioWorld {
     /// A world of these parts.
     pub fn new(parts: Parts) -> TokioWorld {
-        TokioWorld(Rc::new(Inner { parts, files: Files::default() }))
+        TokioWorld(Rc::new(Inner { parts, files: Files::default(), stdout: Stdout::default() }))
     }
 }
 
@@ -173,7 +175,9 @@ impl Effects for TokioWorld {
     }
 
     fn copy_to_stdout(&self, format: StdoutFormat, fields: &[(String, String)], data: &[u8]) -> Result<(), String> {
-        files::copy_to_stdout(&mut std::io::stdout().lock(), format, fields, data).map_err(|e| e.to_string())
+        let mut text = Vec::with_capacity(data.len());
+        files::copy_to_stdout(&mut text, format, fields, data).map_err(|e| e.to_string())?;
+        self.0.stdout.write(text)
     }
 
     fn spawn(&self, spec: ProcessSpec) -> impl Future<Output = Result<(Group, ReadEnd), String>> + 'static {
