@@ -1,6 +1,7 @@
 //! HTTP: one exchange in, one response or error *class* out. The client is hyper-util's, with everything that would decide
 //! switched off: no redirects, no retries but the one of agent-api §2.6, no total limit, no content decoding, and URLs go out
-//! as they came. (A client that normalises URLs would turn the segment `%2E` into nothing.)
+//! as they came. (reqwest, which carries transfers to storage, adds `Accept: */*` to every request, which agent-api §2.3 excludes, and
+//! turns the segment `%2E` into nothing.)
 
 use super::dial::{Answers, Dial, DialError, basic};
 use crate::effects::{StreamFrame, Streaming};
