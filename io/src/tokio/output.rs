@@ -7,9 +7,9 @@ use rustix::io::Errno;
 use std::io;
 use tokio::io::unix::AsyncFd;
 
-/// Memory taken at a time; slices of it are handed out until it is used up. Small enough to come from the heap: larger blocks are
-/// mapped and unmapped one by one (see `memory`), and the kernel clears every page of them again.
-const BLOCK_BYTES: usize = 120 * 1024;
+/// Memory taken at a time; slices of it are handed out until it is used up. Blocks of less than 128 KiB would come from the heap and
+/// spare the kernel the clearing of pages, but the shorter reads of a pipe cost more than that.
+const BLOCK_BYTES: usize = 256 * 1024;
 /// Room below which a new block is taken.
 const ROOM_BYTES: usize = 32 * 1024;
 /// Bytes gathered from a terminal, which gives at most 4 KiB per read, before they are handed out.
