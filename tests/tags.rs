@@ -5,7 +5,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -115,6 +115,17 @@ fn start(base: &str, plane: &str, home: &std::path::Path, args: &[&str], env: &[
         };
     }
     command.args(["start", "--token", "tok", "--build-path", "builds", "--endpoint", plane]).args(args);
+    // Until the agent has handlers, a signal does what the agent inherited, and whoever runs the tests may ignore some: `nohup`
+    // does, and a shell for what it starts in the background.
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        })
+    };
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs")
 }
 
