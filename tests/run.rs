@@ -74,10 +74,13 @@ fn an_upload_replaces_what_has_not_started_and_a_step_asks_for_another_ones_outc
     )
     .unwrap();
     let command = format!("buildkite-agent pipeline upload --no-interpolation --replace {}", dir.path().join("more.yml").display());
-    let file = pipeline(dir.path(), &format!("steps:\n  - key: plan\n    command: {command}\n  - wait\n  - label: old\n    command: echo never\n"));
+    let file = pipeline(
+        dir.path(),
+        &format!("steps:\n  - key: plan\n    command: {command}\n  - wait\n  - label: step-to-be-replaced\n    command: echo never\n"),
+    );
     let (code, out, err) = output(&[&file]);
     assert_eq!(code, 0, "{out}\n{err}");
-    assert!(out.contains("plan is passed") && !out.contains("never") && !out.contains("old"), "{out}");
+    assert!(out.contains("plan is passed") && !out.contains("never") && !out.contains("step-to-be-replaced"), "{out}");
 }
 
 #[test]
