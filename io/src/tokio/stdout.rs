@@ -38,13 +38,18 @@ struct Shared {
 impl Stdout {
     /// Hands `text` over. An error is that of a text before, or says that nobody reads.
     pub(super) fn write(&self, text: Vec<u8>) -> Result<(), String> {
-        let thread = self.thread.get_or_init(Thread::begin);
+        let thread = self.thread.get_or_init(|| Thread::begin(std::io::stdout()));
         if let Some(failure) = thread.shared.failure.lock().ok().and_then(|f| f.clone()) {
             return Err(failure);
         }
-        let waiting = thread.shared.waiting.fetch_add(text.len(), Ordering::Relaxed);
-        let full = || Err(format!("{waiting} bytes wait for a reader"));
-        if waiting + text.len() > WAITING_BYTES {
+        let length = text.len();
+        let waiting = thread.shared.waiting.fetch_add(length, Ordering::Relaxed);
+        let full = || {
+            // What is not taken does not wait: the output of the next job may find a reader again.
+            thread.shared.waiting.fetch_sub(length, Ordering::Relaxed);
+            Err(format!("{waiting} bytes wait for a reader"))
+        };
+        if waiting + length > WAITING_BYTES {
             return full();
         }
         match thread.sender.as_ref().map(|s| s.try_send(text)) {
@@ -56,7 +61,7 @@ impl Stdout {
 }
 
 impl Thread {
-    fn begin() -> Thread {
+    fn begin(mut out: impl Write + Send + 'static) -> Thread {
         let (sender, texts) = mpsc::sync_channel::<Vec<u8>>(WAITING_TEXTS);
         let (alive, ended) = mpsc::sync_channel(0);
         let shared = Arc::<Shared>::default();
@@ -64,7 +69,6 @@ impl Thread {
         std::thread::spawn(move || {
             let _alive: mpsc::SyncSender<()> = alive;
             for text in texts {
-                let mut out = std::io::stdout().lock();
                 if let Err(e) = out.write_all(&text).and_then(|()| out.flush()) {
                     if let Ok(mut failure) = its.failure.lock() {
                         *failure = Some(e.to_string());
@@ -83,5 +87,46 @@ impl Drop for Thread {
         self.sender = None;
         // Disconnected: everything is written. Otherwise time is over.
         let _ = self.ended.recv_timeout(LAST_WAIT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes a text only when it is told to.
+    struct Gate(mpsc::Receiver<()>, Arc<AtomicUsize>);
+
+    impl Write for Gate {
+        fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+            // Nobody tells any more: the test is over.
+            let _ = self.0.recv();
+            self.1.fetch_add(data.len(), Ordering::SeqCst);
+            Ok(data.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn w21_what_is_refused_while_nobody_reads_is_not_held_against_the_next_job() {
+        const MIB: usize = 1024 * 1024;
+        let (read, told) = mpsc::sync_channel(64);
+        let written = Arc::<AtomicUsize>::default();
+        let stdout = Stdout { thread: OnceCell::from(Thread::begin(Gate(told, written.clone()))) };
+        let taken = (0..100).filter(|_| stdout.write(vec![b'x'; MIB]).is_ok()).count();
+        assert_eq!(taken * MIB, WAITING_BYTES);
+        assert_eq!(stdout.write(vec![b'x'; MIB]), Err(format!("{WAITING_BYTES} bytes wait for a reader")));
+        (0..taken + 1).for_each(|_| read.send(()).expect("the writer waits"));
+        // The count falls when a write has returned.
+        let waiting = &stdout.thread.get().expect("a thread").shared.waiting;
+        while waiting.load(Ordering::Relaxed) > 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(stdout.write(vec![b'x'; MIB]), Ok(()));
+        drop(stdout);
+        assert_eq!(written.load(Ordering::SeqCst), (taken + 1) * MIB);
     }
 }
