@@ -122,6 +122,7 @@ impl Job {
                 self.log(out, LineKind::Error, format!("Error building command: {reason}"));
                 Failure::other(reason.clone())
             }
+            StartFailure::Signalled => Failure::cancelled(),
             StartFailure::NoDirectory => Failure::other(format!("process working directory {} doesn't exist", quote(&self.wd))),
             StartFailure::NoInterpreter(reason) | StartFailure::Other(reason) => Failure::other(reason.clone()),
         }

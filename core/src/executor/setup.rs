@@ -126,7 +126,7 @@ impl Executor {
     /// bootstrap §6.4.
     pub(super) fn ssh_checked(&mut self, now: Instant, end: ChildEnd, out: &mut Vec<ExecutorCommand>) {
         let version = match end {
-            ChildEnd::Refused => Err(Failure::cancelled().text),
+            ChildEnd::Refused | ChildEnd::NotStarted(StartFailure::Signalled) => Err(Failure::cancelled().text),
             ChildEnd::NotStarted(StartFailure::LookUp(why) | StartFailure::NoInterpreter(why) | StartFailure::Other(why)) => Err(why),
             ChildEnd::NotStarted(StartFailure::NoDirectory) => Err("no such directory".to_owned()),
             ChildEnd::Exited { status, captured } => match Failure::of_process(status) {

@@ -66,6 +66,8 @@ pub enum StartFailure {
     NoDirectory,
     /// "Text file busy" to the end, or "no such file": the interpreter may be missing.
     NoInterpreter(String),
+    /// A signal came for it before it ran: its program was busy, and is not tried again (bootstrap §3.8).
+    Signalled,
     /// Anything else, in the operating system's words.
     Other(String),
 }
@@ -98,7 +100,8 @@ pub enum ExecutorCommand {
         /// What.
         spec: Box<ExecSpec>,
     },
-    /// Send a signal to the group of a process. "No such process" is no error.
+    /// Send a signal to the group of a process. "No such process" is no error. A process that does not run yet is not started any
+    /// more: it completes with [`StartFailure::Signalled`].
     Signal {
         /// The exec.
         id: RequestId,

@@ -261,9 +261,8 @@ impl World<Executor> for Room {
             ExecutorCommand::Exec { id, spec } => self.exec(id, *spec),
             ExecutorCommand::Signal { id, signal } => {
                 let sent = self.groups.get(&id).map_or(Ok(()), |group| group.signal(signal, SignalTarget::Group));
-                // What is not there yet, because its program is busy, is not started any more (bootstrap §3.8).
                 if self.child.take_if(|child| child.id == id && matches!(child.stage, Stage::Starting(_))).is_some() {
-                    self.child_event(id, ChildEvent::NotStarted(StartFailure::Other("context canceled".to_owned())));
+                    self.child_event(id, ChildEvent::NotStarted(StartFailure::Signalled));
                 }
                 if sent.is_err() {
                     self.child_event(id, ChildEvent::SignalFailed);

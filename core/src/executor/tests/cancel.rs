@@ -27,6 +27,19 @@ fn given_a_running_command_when_a_signal_comes_then_it_is_interrupted_and_the_ho
     assert_eq!(story.exit, Some((-1, Some(OsSignal::Int))), "the received signal is re-raised");
 }
 
+/// bootstrap §3.8: its program was busy when the signal came, and is not tried again.
+#[test]
+fn a_command_that_is_cancelled_before_it_runs_never_runs_and_teardown_does() {
+    let mut story = held("make");
+    story.signal(OsSignal::Term);
+    let id = story.held.take().unwrap();
+    story.tell(ExecutorEvent::Process { id, event: ChildEvent::NotStarted(StartFailure::Signalled) });
+    assert_eq!(story.signals, [OsSignal::Term], "nothing is left to kill");
+    assert_eq!(story.started[2..], ["make", "A1 post-command", "upload", "A1 pre-exit"]);
+    story.assert_line(LineKind::Error, "context canceled");
+    assert_eq!(story.exit, Some((1, Some(OsSignal::Term))));
+}
+
 #[test]
 fn a_command_that_handles_the_signal_and_exits_0_counts_as_success() {
     let mut story = held("make");

@@ -100,6 +100,7 @@ impl World for Random {
         }
         let exited = self.processes.get_mut(&id)?;
         let event = match (*exited, rng.below(8)) {
+            (false, 0) if self.cancelled => ChildEvent::NotStarted(StartFailure::Signalled),
             (false, 0) => ChildEvent::NotStarted(StartFailure::NoInterpreter("gone".into())),
             (false, 1) => ChildEvent::SignalFailed,
             (false, n) => {
