@@ -2,6 +2,7 @@
 
 use super::stream::percent_decode;
 use crate::secret::Secret;
+// An address as data; no socket is made of it.
 use std::net::IpAddr;
 
 /// The variables that name proxies. `ALL_PROXY` is not one of them.

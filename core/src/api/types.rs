@@ -1,3 +1,9 @@
+mod job;
+mod stream;
+
+pub use job::*;
+pub use stream::*;
+
 use crate::secret::Secret;
 use crate::wall::WallTime;
 use bytes::Bytes;
@@ -224,117 +230,6 @@ pub struct PingReply {
     pub request_headers: Option<Vec<(String, String)>>,
 }
 
-/// The job object (agent-api §9.1).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct AcceptedJob {
-    /// Job id.
-    pub id: Arc<str>,
-    /// Job env.
-    pub env: JobEnv,
-    /// What the runner reads of the step.
-    pub step: Step,
-    /// For the signature.
-    pub matrix_permutation: BTreeMap<String, String>,
-    /// Job token, empty if none.
-    pub token: Secret,
-    /// M; 0 if absent.
-    pub chunks_max_size_bytes: u64,
-    /// I in seconds; 0 if absent.
-    pub chunks_interval_seconds: u64,
-    /// 0 if absent.
-    pub log_max_size_bytes: u64,
-    /// RFC 3339.
-    pub runnable_at: String,
-    /// W3C trace context.
-    pub traceparent: String,
-    /// W3C trace context.
-    pub tracestate: String,
-    /// Metric label.
-    pub priority: i64,
-}
-
-/// What the runner reads of the signed step.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Step {
-    /// Cache paths of the step.
-    pub cache_paths: Vec<String>,
-    /// Whether the step's cache is not disabled.
-    pub cache_enabled: bool,
-    /// Secrets as the JSON array that is handed to the executor; empty if none.
-    pub secrets_config: String,
-    /// `signature.value`, if the step is signed.
-    pub signature: Option<String>,
-    /// The step as received, for verification; not recorded.
-    #[serde(skip)]
-    pub raw: Option<Arc<str>>,
-}
-
-/// Environment of a job, by name. Values are kept out of recordings, except those the core itself reads.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct JobEnv(pub Arc<BTreeMap<String, String>>);
-
-/// Variables whose values are recorded: the core decides or logs by them, and they hold no secrets.
-pub const RECORDED_VARIABLES: &[&str] = &[
-    "BUILDKITE_AGENT_META_DATA_QUEUE",
-    "BUILDKITE_BRANCH",
-    "BUILDKITE_BUILD_ID",
-    "BUILDKITE_BUILD_NUMBER",
-    "BUILDKITE_BUILD_URL",
-    "BUILDKITE_COMPUTE_TYPE",
-    "BUILDKITE_JOB_ID",
-    "BUILDKITE_ORGANIZATION_SLUG",
-    "BUILDKITE_PIPELINE_SLUG",
-    "BUILDKITE_PLUGIN_VALIDATION",
-    "BUILDKITE_SOURCE",
-    "BUILDKITE_STEP_KEY",
-];
-
-/// What is recorded of a value: all, the part that the core decides by, or its length. Recording what was recorded changes nothing.
-fn recorded(name: &str, value: &str) -> String {
-    let sources = |value| {
-        let sources: Vec<String> = crate::job::plugin_sources(value).ok()?.iter().map(|source| crate::job::masked_url(source)).collect();
-        serde_json::to_string(&sources).ok()
-    };
-    match name {
-        "BUILDKITE_REPO" | "BUILDKITE_GIT_REMOTE_MIRROR_URL" => return crate::job::masked_url(value),
-        "BUILDKITE_PLUGINS" => {
-            if let Some(sources) = sources(value) {
-                return sources;
-            }
-        }
-        name if RECORDED_VARIABLES.contains(&name) => return value.to_owned(),
-        _ => {}
-    }
-    if value.starts_with('«') && value.ends_with('»') { value.to_owned() } else { format!("«{}»", value.len()) }
-}
-
-impl JobEnv {
-    /// Value of `name`, if present.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-}
-
-impl FromIterator<(String, String)> for JobEnv {
-    fn from_iter<I: IntoIterator<Item = (String, String)>>(iter: I) -> JobEnv {
-        JobEnv(Arc::new(iter.into_iter().collect()))
-    }
-}
-
-impl Serialize for JobEnv {
-    /// Values that are not recorded become `«length»`; serialising such a placeholder again leaves it as it is. Of the plugin list
-    /// the sources are recorded, of repository URLs everything but the password.
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_map(self.0.iter().map(|(k, v)| (k, recorded(k, v))))
-    }
-}
-
-impl<'de> Deserialize<'de> for JobEnv {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<JobEnv, D::Error> {
-        Ok(JobEnv(Arc::new(BTreeMap::deserialize(d)?)))
-    }
-}
-
 /// Body of `PUT jobs/{job}/finish` (job-runner §2.4).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FinishRequest {
@@ -527,89 +422,6 @@ pub struct RawRequest {
     pub extra_headers: RequestHeaders,
     /// Body; `None` for GET and body-less DELETE, empty for a body-less POST or PUT.
     pub body: Option<Bytes>,
-}
-
-/// A ping stream to open (start-and-worker §9.7).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct StreamCall {
-    /// Where and as whom.
-    pub session: Session,
-    /// Agent UUID.
-    pub agent_id: Arc<str>,
-    /// Client limit of the whole call.
-    pub limit: Duration,
-}
-
-/// A message of the ping stream.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum StreamMessage {
-    /// Resume, or a message with no or an unknown action.
-    Resume,
-    /// Pause.
-    Pause {
-        /// May be empty.
-        reason: String,
-    },
-    /// Disconnect.
-    Disconnect {
-        /// May be empty.
-        reason: String,
-    },
-    /// A job; the id may be empty (a broken stream).
-    Job {
-        /// Job id.
-        id: Arc<str>,
-    },
-}
-
-/// How a ping stream ended; exactly one per stream opened.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum StreamEnd {
-    /// `Grpc-Status: 0`.
-    Clean,
-    /// A gRPC status other than OK, from the server or by the mapping of agent-api §8.3.
-    Code {
-        /// gRPC code.
-        code: GrpcCode,
-        /// Message for the log.
-        text: String,
-    },
-    /// Closed by `CloseStream`.
-    Closed,
-}
-
-/// gRPC codes that decide something (start-and-worker §0.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum GrpcCode {
-    /// 1
-    Canceled,
-    /// 2
-    Unknown,
-    /// 3
-    InvalidArgument,
-    /// 4: the normal end of a long stream.
-    DeadlineExceeded,
-    /// 7: final.
-    PermissionDenied,
-    /// 8
-    ResourceExhausted,
-    /// 12: final.
-    Unimplemented,
-    /// 13
-    Internal,
-    /// 14
-    Unavailable,
-    /// 16: final.
-    Unauthenticated,
-    /// Any other number.
-    Other(u32),
-}
-
-impl GrpcCode {
-    /// Whether the stream is given up for the life of the worker.
-    pub fn is_final(self) -> bool {
-        matches!(self, GrpcCode::Unauthenticated | GrpcCode::PermissionDenied | GrpcCode::Unimplemented)
-    }
 }
 
 /// Converts a wall-clock time for a request body.
