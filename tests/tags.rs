@@ -401,6 +401,9 @@ fn given_paths_then_the_first_error_ends_their_source_and_only_that() {
     assert!(started.err.contains(text), "{}", started.err);
 }
 
+/// Requests to a hanging service that wait to be looked at; an agent makes five tries.
+const ASKED: usize = 64;
+
 /// A service that takes a request and never ends its answer; `head`: what it sends of it. Connections stay open until it is dropped.
 struct Hanging {
     url: String,
@@ -410,7 +413,7 @@ struct Hanging {
 fn hanging(head: &'static str) -> Hanging {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
     let url = format!("http://{}", listener.local_addr().expect("its address"));
-    let (tell, asked) = mpsc::channel();
+    let (tell, asked) = mpsc::sync_channel(ASKED);
     std::thread::spawn(move || {
         let mut open = Vec::new();
         for mut stream in listener.incoming().flatten() {

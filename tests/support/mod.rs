@@ -7,6 +7,10 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+/// Requests that wait to be taken by [`Server::next`]. A test that takes none need not know of it: what finds no room is in
+/// [`Server::requests`] all the same.
+const ARRIVALS: usize = 1024;
+
 /// A request as received.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
@@ -47,7 +51,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let url = format!("http://{}/v3", listener.local_addr().expect("its address"));
         let requests = Arc::<Mutex<Vec<Request>>>::default();
-        let (tell, arrivals) = mpsc::channel();
+        let (tell, arrivals) = mpsc::sync_channel(ARRIVALS);
         let (seen, answer): (_, Arc<Answer>) = (requests.clone(), Arc::new(answer));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -69,13 +73,13 @@ impl Server {
     }
 }
 
-fn serve(stream: TcpStream, seen: &Mutex<Vec<Request>>, answer: &Answer, tell: &mpsc::Sender<Request>) {
+fn serve(stream: TcpStream, seen: &Mutex<Vec<Request>>, answer: &Answer, tell: &mpsc::SyncSender<Request>) {
     let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
     let mut stream = stream;
     while let Some(request) = read(&mut reader) {
         seen.lock().expect("no panic while held").push(request.clone());
-        // Nobody may be waiting any more.
-        let _ = tell.send(request.clone());
+        // Nobody may be waiting any more, or ever have been.
+        let _ = tell.try_send(request.clone());
         let (status, body) = answer(&request);
         let response = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         if stream.write_all(response.as_bytes()).is_err() {
