@@ -1,4 +1,5 @@
-//! Extensions and their content types, sorted by bytes (specification: mime-types).
+//! Extensions and their content types, sorted by bytes (specification: mime-types). One table,
+//! longer than a file should be: to split it would only make a type harder to find.
 
 pub(super) const TYPES: &[(&str, &str)] = &[
     (".123", "application/vnd.lotus-1-2-3"),

@@ -3,6 +3,7 @@
 //! The simulator tells which of them no run of its makes, so the list must not lag behind: a story test that makes a transition
 //! which is not in it fails. Random histories add to the list when it is regenerated, and are not held against it.
 
+// The one place of the core that touches files and the environment. It is compiled for tests only: no machine can reach it.
 #![expect(clippy::disallowed_methods, reason = "the list is a file, and only tests touch it")]
 
 use crate::machine::Transition;

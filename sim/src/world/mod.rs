@@ -8,6 +8,8 @@
 //! processes.rs  process groups that follow scripts
 //! files.rs      files in memory
 //! ```
+//!
+//! Every wait here is one of simulated time: it passes when nothing else can happen, and takes none of the test's.
 
 pub mod director;
 mod files;
